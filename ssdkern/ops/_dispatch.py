@@ -1,0 +1,27 @@
+"""From the name of a kernel to the callable of a backend."""
+
+import importlib
+
+import torch
+
+import ssdkern._backend  # noqa: F401  the schemas are there once the libraries are loaded
+
+
+@torch.compiler.assume_constant_result
+def kernel(name, backend):
+    """The `native` or `triton` callable of `name`, such as "box_iou" or "box_iou_backward"."""
+    if backend == "native":
+        return getattr(torch.ops.ssdkern, name)
+    module = importlib.import_module(f"ssdkern.kernels.{name.removesuffix('_backward')}")
+    return getattr(module, f"{name}_triton")
+
+
+def fake(name):
+    """Registers the decorated function as the fake of a native op, where a library defines it."""
+
+    def register(function):
+        if hasattr(torch.ops.ssdkern, name):
+            torch.library.register_fake(f"ssdkern::{name}", function)
+        return function
+
+    return register

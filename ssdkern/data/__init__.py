@@ -1,0 +1,24 @@
+"""Data: readers, checks, augmentation, synthetic scenes and the loader."""
+
+from ssdkern.data.folder import open_dataset
+from ssdkern.data.images import open_image
+from ssdkern.data.loader import Batch, BatchKeys, collate, make_loader, sample_order
+from ssdkern.data.samples import DetectionDataset, Problem, Sample
+from ssdkern.data.synthetic import SyntheticScenes
+from ssdkern.data.transforms import EvalTransform, TrainTransform
+
+__all__ = [
+    "Batch",
+    "BatchKeys",
+    "DetectionDataset",
+    "EvalTransform",
+    "Problem",
+    "Sample",
+    "SyntheticScenes",
+    "TrainTransform",
+    "collate",
+    "make_loader",
+    "open_dataset",
+    "open_image",
+    "sample_order",
+]

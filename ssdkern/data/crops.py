@@ -1,0 +1,76 @@
+"""Where to look: the expansion and the seven crop samplers of the SSD authors."""
+
+import numpy as np
+
+_MIN_IOU = np.array([0.1, 0.3, 0.5, 0.7, 0.9, 0.0])  # the last takes any crop
+
+
+def expand(
+    size: tuple[int, int], rng: np.random.Generator, max_ratio: float = 4.0
+) -> tuple[int, int, int, int]:
+    """A canvas up to ``max_ratio`` times the picture, which lies somewhere in it.
+
+    Returns:
+        The canvas as xyxy in pixels of the picture: the corners lie outside it.
+    """
+    height, width = size
+    ratio = rng.uniform(1.0, max_ratio)
+    canvas_width, canvas_height = int(width * ratio), int(height * ratio)
+    left = int(rng.uniform(0, canvas_width - width))
+    top = int(rng.uniform(0, canvas_height - height))
+    return -left, -top, canvas_width - left, canvas_height - top
+
+
+def draw_crops(count: int, rng: np.random.Generator, min_scale: float = 0.3) -> np.ndarray:
+    """``count`` crops as xyxy in parts of the picture, float64 [count, 4]."""
+    scale = rng.uniform(min_scale, 1.0, count)
+    ratio = rng.uniform(0.5, 2.0, count).clip(scale**2, 1 / scale**2)
+    width, height = scale * np.sqrt(ratio), scale / np.sqrt(ratio)
+    left = rng.random(count) * (1 - width)
+    top = rng.random(count) * (1 - height)
+    return np.stack([left, top, left + width, top + height], axis=1)
+
+
+def sample_crop(
+    boxes: np.ndarray, rng: np.random.Generator, max_trials: int = 50, min_scale: float = 0.3
+) -> np.ndarray:
+    """One crop, drawn evenly from what the seven samplers found.
+
+    The whole picture always takes part. Five samplers want a crop that overlaps some box with an
+    IoU of at least 0.1, 0.3, 0.5, 0.7, 0.9, one takes any; each gives the first that fits among
+    ``max_trials``. Without boxes there is only the whole picture.
+
+    Args:
+        boxes (float [n, 4]): xyxy in parts of the picture.
+
+    Returns:
+        float64 [4]: xyxy in parts of the picture.
+
+    Source: the authors' Caffe code (batch_sampler), as in their training scripts.
+    """
+    whole = np.array([0.0, 0.0, 1.0, 1.0])
+    if not len(boxes):
+        return whole
+    crops = draw_crops(len(_MIN_IOU) * max_trials, rng, min_scale)
+    best = _iou(crops, boxes).max(axis=1).reshape(len(_MIN_IOU), max_trials)
+    fits = best >= _MIN_IOU[:, None]
+    first = fits.argmax(axis=1)
+    rows = (first + np.arange(len(_MIN_IOU)) * max_trials)[fits.any(axis=1)]
+    choice = rng.integers(len(rows) + 1)
+    return whole if choice == len(rows) else crops[rows[choice]]
+
+
+def _iou(crops: np.ndarray, boxes: np.ndarray) -> np.ndarray:
+    """[len(crops), len(boxes)]"""
+    corners = np.minimum(crops[:, None, 2:], boxes[None, :, 2:])
+    corners = corners - np.maximum(crops[:, None, :2], boxes[None, :, :2])
+    overlap = corners.clip(0).prod(axis=2)
+    area = (boxes[:, 2:] - boxes[:, :2]).prod(axis=1)
+    union = (crops[:, 2:] - crops[:, :2]).prod(axis=1)[:, None] + area - overlap
+    return overlap / union
+
+
+def inside(boxes: np.ndarray, view: np.ndarray) -> np.ndarray:
+    """Whether the centre of each box lies in ``view``, border included; bool [n]."""
+    centre = (boxes[:, :2] + boxes[:, 2:]) / 2
+    return ((centre >= view[:2]) & (centre <= view[2:])).all(axis=1)

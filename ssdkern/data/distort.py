@@ -1,0 +1,113 @@
+"""Photometric distortion of the SSD authors, fused and in place of four passes over HSV images."""
+
+import numpy as np
+
+_CHUNK = 1 << 14  # pixels worked on at once: the float planes stay in the L2 cache
+_LEVELS = np.arange(256, dtype=np.float32)
+
+
+def distort(
+    planes: np.ndarray,
+    rng: np.random.Generator,
+    *,
+    probability: float = 0.5,
+    brightness: float = 32.0,
+    contrast: tuple[float, float] = (0.5, 1.5),
+    saturation: tuple[float, float] = (0.5, 1.5),
+    hue: float = 36.0,
+) -> np.ndarray:
+    """Brightness, contrast, saturation and hue, each with ``probability``.
+
+    A coin puts contrast before or after saturation and hue. Differences from the Caffe original:
+    hue wraps at red instead of stopping there (caffe#721), and HSV is not rounded to 8 bits.
+
+    Args:
+        planes (uint8 [3, H, W]): red, green, blue.
+        brightness: added, at most, in levels of 0..255.
+        contrast: range of the factor on all channels.
+        saturation: range of the factor on S of HSV.
+        hue: largest turn, in degrees.
+
+    Returns:
+        uint8 [3, H, W]: a new array, or ``planes`` itself where nothing was drawn.
+
+    Source: Liu et al. 2016, section 2.2, and the authors' Caffe code.
+    """
+    contrast_first, *chosen = rng.random(5) < [0.5, *[probability] * 4]
+    shift = rng.uniform(-brightness, brightness)
+    factor, depth = rng.uniform(*contrast), rng.uniform(*saturation)
+    turn = rng.uniform(-hue, hue) / 60
+    before, after = _LEVELS, _LEVELS
+    if chosen[0]:
+        before = _levels(before + shift)
+    if chosen[1]:
+        if contrast_first:
+            before = _levels(before * factor)
+        else:
+            after = _levels(after * factor)
+    planes = _look_up(planes, before)
+    if chosen[2] or chosen[3]:
+        planes = shift_hsv(planes, depth if chosen[2] else 1.0, turn if chosen[3] else 0.0)
+    return _look_up(planes, after)
+
+
+def _levels(values: np.ndarray) -> np.ndarray:
+    return np.rint(values).clip(0, 255)
+
+
+def _look_up(planes: np.ndarray, levels: np.ndarray) -> np.ndarray:
+    if levels is _LEVELS:
+        return planes
+    # bytes.translate is the fastest table look-up here: 0.8 ns a value, np.take 1.2
+    table = levels.astype(np.uint8).tobytes()
+    return np.frombuffer(bytearray(planes).translate(table), np.uint8).reshape(planes.shape)
+
+
+def shift_hsv(planes: np.ndarray, depth: float, turn: float) -> np.ndarray:
+    """Multiply S of HSV by ``depth`` (at most 1 after) and turn H by ``turn`` sixths of a circle.
+
+    ``|turn|`` is at most 1.
+    """
+    result = np.empty_like(planes)
+    source, target = planes.reshape(3, -1), result.reshape(3, -1)
+    for start in range(0, source.shape[1], _CHUNK):
+        part = slice(start, start + _CHUNK)
+        rgb = source[:, part].astype(np.float32)
+        value = np.maximum(np.maximum(rgb[0], rgb[1]), rgb[2])
+        chroma = value - np.minimum(np.minimum(rgb[0], rgb[1]), rgb[2])
+        safe = np.maximum(chroma, 1)  # chroma is 0 or at least 1
+        if turn:
+            rgb = _turned(rgb, value, safe, turn)
+            new = np.minimum(chroma * np.float32(depth), value)
+            rgb *= new
+            rgb += value - new
+        else:
+            rgb -= value
+            rgb *= np.minimum(value / safe, np.float32(depth)) if depth > 1 else np.float32(depth)
+            rgb += value
+        rgb += 0.5
+        target[:, part] = rgb
+    return result
+
+
+def _turned(rgb: np.ndarray, value: np.ndarray, chroma: np.ndarray, turn: float) -> np.ndarray:
+    """Channels between 0 (the smallest) and 1 (the largest) after the turn, float32 [3, n]."""
+    red, green, blue = rgb
+    hue = (green - blue) / chroma
+    np.divide(blue - red, chroma, out=(second := np.empty_like(hue)))
+    second += 2
+    np.copyto(hue, second, where=green == value)
+    np.divide(red - green, chroma, out=second)
+    second += 4
+    np.copyto(hue, second, where=blue == value)
+    # red wins ties, as red == value makes both other formulas agree with it up to whole turns
+    hue += np.float32(turn)
+    np.add(hue, 6, out=hue, where=hue < 0)
+    np.subtract(hue, 6, out=hue, where=hue >= 6)
+    out = np.empty_like(rgb)
+    for channel, centre, sign, offset in ((0, 3, 1, -1), (1, 2, -1, 2), (2, 4, -1, 2)):
+        plane = np.abs(hue - np.float32(centre), out=out[channel])
+        plane *= sign
+        plane += offset
+        np.clip(plane, 0, 1, out=plane)
+    return out

@@ -9,6 +9,13 @@
 
 namespace ssdkern {
 
+constexpr double kMinSize = 1e-8;  // widths and heights count as this at least in coding
+
+// What offsets are divided by when boxes are encoded.
+struct Variances {
+  double center, size;
+};
+
 template <typename T>
 struct Box {
   T x1, y1, x2, y2;

@@ -1,0 +1,125 @@
+// Checks and conversions between torch tensors and the kernels' plain pointers.
+#pragma once
+
+#include <torch/csrc/stable/library.h>
+#include <torch/csrc/stable/ops.h>
+#include <torch/csrc/stable/tensor.h>
+#include <torch/headeronly/core/ScalarType.h>
+#include <torch/headeronly/util/BFloat16.h>
+#include <torch/headeronly/util/Half.h>
+
+#include <algorithm>
+#include <cstdint>
+#include <string>
+#include <tuple>
+#include <type_traits>
+#include <utility>
+#include <vector>
+
+#include "../boxes.h"
+
+namespace ssdkern {
+
+using torch::headeronly::BFloat16;
+using torch::headeronly::Half;
+using torch::headeronly::ScalarType;
+using torch::stable::Tensor;
+
+// What values of dtype T are computed in.
+template <typename T>
+using Compute = std::conditional_t<std::is_same_v<T, double>, double, float>;
+
+inline std::string shape(const Tensor& tensor) {
+  std::string text = "[";
+  for (int64_t i = 0; i < tensor.dim(); ++i)
+    text += (i ? ", " : "") + std::to_string(tensor.size(i));
+  return text + "]";
+}
+
+// Checks the shape; a size of -1 in `want` fits any.
+inline void check_shape(const Tensor& tensor, const char* name, const std::vector<int64_t>& want) {
+  bool fits = tensor.dim() == int64_t(want.size());
+  for (size_t i = 0; fits && i < want.size(); ++i)
+    fits = want[i] < 0 || tensor.size(int64_t(i)) == want[i];
+  std::string text = "[";
+  for (size_t i = 0; i < want.size(); ++i)
+    text += (i ? ", " : "") + (want[i] < 0 ? "*" : std::to_string(want[i]));
+  STD_TORCH_CHECK(fits, "want ", name, " ", text, "], got ", shape(tensor));
+}
+
+inline bool is_float(const Tensor& tensor) {
+  const ScalarType type = tensor.scalar_type();
+  return type == ScalarType::Float || type == ScalarType::Double || type == ScalarType::Half ||
+         type == ScalarType::BFloat16;
+}
+
+inline void check_float(const Tensor& tensor, const char* name) {
+  STD_TORCH_CHECK(is_float(tensor), "want ", name, " of a floating-point dtype, got ",
+                  tensor.scalar_type());
+}
+
+inline Tensor as(const Tensor& tensor, ScalarType type) {
+  return torch::stable::contiguous(tensor.scalar_type() == type ? tensor
+                                                                : torch::stable::to(tensor, type));
+}
+
+// float64 where any of the tensors is, else float32.
+template <typename... Tensors>
+ScalarType compute_type(const Tensors&... tensors) {
+  return ((tensors.scalar_type() == ScalarType::Double) || ...) ? ScalarType::Double
+                                                                : ScalarType::Float;
+}
+
+// Calls f(S{}) with S the type that `type` (Float or Double) names.
+template <typename F>
+auto with_compute(ScalarType type, F f) {
+  return type == ScalarType::Double ? f(double{}) : f(float{});
+}
+
+// Calls f(T{}) with T the element type of a floating-point tensor.
+template <typename F>
+auto with_float(const Tensor& tensor, F f) {
+  switch (tensor.scalar_type()) {
+    case ScalarType::Double:
+      return f(double{});
+    case ScalarType::Half:
+      return f(Half{});
+    case ScalarType::BFloat16:
+      return f(BFloat16{});
+    default:
+      return f(float{});
+  }
+}
+
+template <typename T>
+const T* data(const Tensor& tensor) {
+  return static_cast<const T*>(tensor.const_data_ptr());
+}
+
+template <typename T>
+T* data(Tensor& tensor) {
+  return static_cast<T*>(tensor.mutable_data_ptr());
+}
+
+template <typename S>
+constexpr ScalarType scalar_type_of() {
+  return std::is_same_v<S, double> ? ScalarType::Double : ScalarType::Float;
+}
+
+inline int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
+
+// Calls f(row, prior, count) in parallel on blocks of `count` rows of [images, priors, ...], each
+// within one image, `row` counted over all images. The blocks do not depend on the threads.
+template <typename F>
+void for_each_row_block(int64_t images, int64_t priors, F f) {
+  constexpr int64_t kBlock = 1024, kGrain = 4;
+  const int64_t blocks = ceil_div(priors, kBlock);
+  torch::stable::parallel_for(0, images * blocks, kGrain, [&](int64_t begin, int64_t end) {
+    for (int64_t task = begin; task < end; ++task) {
+      const int64_t image = task / blocks, prior = task % blocks * kBlock;
+      f(image * priors + prior, prior, std::min(kBlock, priors - prior));
+    }
+  });
+}
+
+}  // namespace ssdkern

@@ -1,0 +1,218 @@
+// Sixteen lanes of float or double, held in as many registers as the instruction set needs: the
+// same arithmetic in the same order everywhere. Included by isa.h, once per instruction set.
+
+constexpr int kLanes = 16;
+
+#define SSDKERN_INLINE inline __attribute__((always_inline))
+#define SSDKERN_EACH _Pragma("GCC unroll 16") for (int k = 0; k < Native<S>::kCount; ++k)
+
+template <typename S>
+struct Native;
+
+template <>
+struct Native<float> {
+  typedef float V __attribute__((vector_size(SSDKERN_REGISTER)));
+  typedef int32_t I __attribute__((vector_size(SSDKERN_REGISTER)));
+  static constexpr int kWidth = SSDKERN_REGISTER / 4, kCount = kLanes / kWidth;
+};
+
+template <>
+struct Native<double> {
+  typedef double V __attribute__((vector_size(SSDKERN_REGISTER)));
+  typedef int64_t I __attribute__((vector_size(SSDKERN_REGISTER)));
+  static constexpr int kWidth = SSDKERN_REGISTER / 8, kCount = kLanes / kWidth;
+};
+
+template <typename S>
+struct Vec {
+  typename Native<S>::V r[Native<S>::kCount];
+};
+
+// All ones in the lanes where a comparison holds; also the integers beside a Vec<S>.
+template <typename S>
+struct Ints {
+  typename Native<S>::I r[Native<S>::kCount];
+};
+
+template <typename S>
+SSDKERN_INLINE Vec<S> splat(S value) {
+  Vec<S> out;
+  SSDKERN_EACH out.r[k] = value - typename Native<S>::V{};
+  return out;
+}
+
+template <typename S, typename N>
+SSDKERN_INLINE Ints<S> splat_int(N value) {
+  Ints<S> out;
+  SSDKERN_EACH out.r[k] = value - typename Native<S>::I{};
+  return out;
+}
+
+#define SSDKERN_BINARY(op)                                \
+  template <typename S>                                   \
+  SSDKERN_INLINE Vec<S> operator op(Vec<S> a, Vec<S> b) { \
+    SSDKERN_EACH a.r[k] = a.r[k] op b.r[k];               \
+    return a;                                             \
+  }
+SSDKERN_BINARY(+)
+SSDKERN_BINARY(-)
+SSDKERN_BINARY(*)
+SSDKERN_BINARY(/)
+#undef SSDKERN_BINARY
+
+#define SSDKERN_COMPARE(op)                                \
+  template <typename S>                                    \
+  SSDKERN_INLINE Ints<S> operator op(Vec<S> a, Vec<S> b) { \
+    Ints<S> out;                                           \
+    SSDKERN_EACH out.r[k] = a.r[k] op b.r[k];              \
+    return out;                                            \
+  }
+SSDKERN_COMPARE(<)
+SSDKERN_COMPARE(>)
+SSDKERN_COMPARE(>=)
+SSDKERN_COMPARE(==)
+SSDKERN_COMPARE(!=)
+#undef SSDKERN_COMPARE
+
+#define SSDKERN_INTEGER(op)                                  \
+  template <typename S>                                      \
+  SSDKERN_INLINE Ints<S> operator op(Ints<S> a, Ints<S> b) { \
+    SSDKERN_EACH a.r[k] = a.r[k] op b.r[k];                  \
+    return a;                                                \
+  }
+SSDKERN_INTEGER(+)
+SSDKERN_INTEGER(-)
+SSDKERN_INTEGER(&)
+SSDKERN_INTEGER(|)
+#undef SSDKERN_INTEGER
+
+template <typename S>
+SSDKERN_INLINE Ints<S> shift_left(Ints<S> a, int count) {
+  SSDKERN_EACH a.r[k] = a.r[k] << count;
+  return a;
+}
+
+template <typename S>
+SSDKERN_INLINE Ints<S> shift_right(Ints<S> a, int count) {  // arithmetic
+  SSDKERN_EACH a.r[k] = a.r[k] >> count;
+  return a;
+}
+
+// Like maxps and minps: the second operand where either is NaN.
+template <typename S>
+SSDKERN_INLINE Vec<S> max(Vec<S> a, Vec<S> b) {
+  SSDKERN_EACH a.r[k] = a.r[k] > b.r[k] ? a.r[k] : b.r[k];
+  return a;
+}
+
+template <typename S>
+SSDKERN_INLINE Vec<S> min(Vec<S> a, Vec<S> b) {
+  SSDKERN_EACH a.r[k] = a.r[k] < b.r[k] ? a.r[k] : b.r[k];
+  return a;
+}
+
+template <typename S>
+SSDKERN_INLINE Vec<S> select(Ints<S> mask, Vec<S> yes, Vec<S> no) {
+  SSDKERN_EACH yes.r[k] = mask.r[k] ? yes.r[k] : no.r[k];
+  return yes;
+}
+
+template <typename S>
+SSDKERN_INLINE Ints<S> select(Ints<S> mask, Ints<S> yes, Ints<S> no) {
+  SSDKERN_EACH yes.r[k] = mask.r[k] ? yes.r[k] : no.r[k];
+  return yes;
+}
+
+template <typename S>
+SSDKERN_INLINE Ints<S> as_ints(Vec<S> a) {
+  Ints<S> out;
+  SSDKERN_EACH out.r[k] = reinterpret_cast<typename Native<S>::I>(a.r[k]);
+  return out;
+}
+
+template <typename S>
+SSDKERN_INLINE Vec<S> as_vec(Ints<S> a) {
+  Vec<S> out;
+  SSDKERN_EACH out.r[k] = reinterpret_cast<typename Native<S>::V>(a.r[k]);
+  return out;
+}
+
+// One bit per lane of a mask, lane 0 lowest.
+template <typename S>
+SSDKERN_INLINE uint32_t bits(Ints<S> mask) {
+  uint32_t out = 0;
+  SSDKERN_EACH {
+#if SSDKERN_REGISTER == 64
+    const auto m = reinterpret_cast<__m512i>(mask.r[k]);
+    const uint32_t part = sizeof(S) == 4 ? _mm512_movepi32_mask(m) : _mm512_movepi64_mask(m);
+#elif SSDKERN_REGISTER == 32
+    const uint32_t part = sizeof(S) == 4 ? _mm256_movemask_ps(reinterpret_cast<__m256>(mask.r[k]))
+                                         : _mm256_movemask_pd(reinterpret_cast<__m256d>(mask.r[k]));
+#elif defined(__x86_64__)
+    const uint32_t part = sizeof(S) == 4 ? _mm_movemask_ps(reinterpret_cast<__m128>(mask.r[k]))
+                                         : _mm_movemask_pd(reinterpret_cast<__m128d>(mask.r[k]));
+#else
+    uint32_t part = 0;
+    for (int i = 0; i < Native<S>::kWidth; ++i) part |= uint32_t(mask.r[k][i] & 1) << i;
+#endif
+    out |= part << (k * Native<S>::kWidth);
+  }
+  return out;
+}
+
+template <typename S>
+SSDKERN_INLINE Vec<S> load(const S* from) {
+  Vec<S> out;
+  __builtin_memcpy(&out, from, sizeof(out));
+  return out;
+}
+
+template <typename S>
+SSDKERN_INLINE void store(S* to, Vec<S> a) {
+  __builtin_memcpy(to, &a, sizeof(a));
+}
+
+template <typename S, typename N>
+SSDKERN_INLINE void store_ints(N* to, Ints<S> a) {
+  static_assert(sizeof(N) == sizeof(S));
+  __builtin_memcpy(to, &a, sizeof(a));
+}
+
+// The first `count` lanes, the rest `fill`; never touches memory past the end.
+template <typename S>
+SSDKERN_INLINE Vec<S> load_part(const S* from, int count, S fill) {
+  if (count >= kLanes) return load(from);
+#if SSDKERN_REGISTER == 64
+  if constexpr (sizeof(S) == 4) {
+    const __mmask16 mask = (1u << count) - 1;
+    return {{reinterpret_cast<typename Native<S>::V>(
+        _mm512_mask_loadu_ps(_mm512_set1_ps(fill), mask, from))}};
+  }
+#endif
+  S lanes[kLanes];
+  for (int i = 0; i < kLanes; ++i) lanes[i] = i < count ? from[i] : fill;
+  return load(lanes);
+}
+
+template <typename S>
+SSDKERN_INLINE void store_part(S* to, Vec<S> a, int count) {
+  if (count >= kLanes) return store(to, a);
+  S lanes[kLanes];
+  store(lanes, a);
+  for (int i = 0; i < count; ++i) to[i] = lanes[i];
+}
+
+// Lane l with l + 8, then + 4, + 2, + 1: the same tree on every instruction set.
+template <typename S, typename F>
+SSDKERN_INLINE S reduce(Vec<S> a, F combine) {
+  S lanes[kLanes];
+  store(lanes, a);
+  for (int width = kLanes / 2; width > 0; width /= 2)
+    for (int i = 0; i < width; ++i) lanes[i] = combine(lanes[i], lanes[i + width]);
+  return lanes[0];
+}
+
+template <typename S>
+SSDKERN_INLINE S sum(Vec<S> a) {
+  return reduce(a, [](S x, S y) { return x + y; });
+}

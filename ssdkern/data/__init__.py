@@ -1,5 +1,7 @@
 """Data: readers, checks, augmentation, synthetic scenes and the loader."""
 
+from ssdkern.data.check import check, damaged_pictures, summarize
+from ssdkern.data.export import write_coco, write_voc, write_yolo
 from ssdkern.data.folder import open_dataset
 from ssdkern.data.images import open_image
 from ssdkern.data.loader import Batch, BatchKeys, collate, make_loader, sample_order
@@ -16,9 +18,15 @@ __all__ = [
     "Sample",
     "SyntheticScenes",
     "TrainTransform",
+    "check",
     "collate",
+    "damaged_pictures",
     "make_loader",
     "open_dataset",
     "open_image",
     "sample_order",
+    "summarize",
+    "write_coco",
+    "write_voc",
+    "write_yolo",
 ]

@@ -138,11 +138,7 @@ def open_image(
         ValueError: the file is no picture, is damaged or too large, or has another size.
     """
     with _opened(path) as image:
-        stored, shown = (image.height, image.width), _shown(image)
-        if size is not None and tuple(size) not in (stored, shown):
-            raise ValueError(
-                f"{path}: want {size[1]}x{size[0]} as annotated, got {shown[1]}x{shown[0]}"
-            )
+        stored, shown = _check_size(image, path, size)
         turn = size is None or tuple(size) == shown
         if scale > 1 and image.format == "JPEG":
             image.draft(None, (stored[1] // scale, stored[0] // scale))
@@ -153,6 +149,22 @@ def open_image(
             return _to_rgb(image)
         except (OSError, SyntaxError, EOFError) as error:
             raise ValueError(f"{path}: want a whole picture, got a damaged one ({error})") from None
+
+
+def check_header(path: str | os.PathLike, size: tuple[int, int] | None = None) -> None:
+    """Raise what `open_image` would, as far as the header tells."""
+    with _opened(path) as image:
+        _check_size(image, path, size)
+
+
+def _check_size(image: Image.Image, path, size: tuple[int, int] | None):
+    """The stored and the shown height and width."""
+    stored, shown = (image.height, image.width), _shown(image)
+    if size is not None and tuple(size) not in (stored, shown):
+        raise ValueError(
+            f"{path}: want {size[1]}x{size[0]} as annotated, got {shown[1]}x{shown[0]}"
+        )
+    return stored, shown
 
 
 def _opened(path: str | os.PathLike) -> Image.Image:

@@ -68,70 +68,75 @@ def _circle(radius: float) -> np.ndarray:
 
 
 def ground(height: int, width: int, rng: np.random.Generator) -> np.ndarray:
-    """A muted surface: a colour, soft clouds, now and then stripes; uint8 [H, W, 3]."""
-    image = np.empty((height, width, 3), np.float32)
-    image[:] = rng.uniform(40, 215, 3)
-    image += _clouds(height, width, int(rng.integers(2, 5)), rng) * np.float32(rng.uniform(10, 45))
-    image += _clouds(height, width, int(rng.integers(8, 25)), rng) * np.float32(rng.uniform(4, 18))
+    """A muted surface: a colour, soft clouds, now and then stripes; float32 [3, H, W]."""
+    shade = _clouds(height, width, int(rng.integers(2, 5)), rng.uniform(10, 45), rng)
+    shade += _clouds(height, width, int(rng.integers(8, 25)), rng.uniform(4, 18), rng)
     if rng.random() < 0.3:
-        image += (pattern(height, width, rng) * np.float32(rng.uniform(6, 20)))[:, :, None]
-    return image.clip(0, 255).astype(np.uint8)
+        shade += pattern(height, width, rng) * np.float32(rng.uniform(6, 20))
+    return _colour(rng, 40, 215) + shade
 
 
-def _clouds(height: int, width: int, cells: int, rng: np.random.Generator) -> np.ndarray:
-    """Smooth noise in about -1..1, float32 [H, W, 1]."""
-    grid = Image.fromarray(rng.uniform(-1, 1, (cells, cells)).astype(np.float32))
-    return np.asarray(grid.resize((width, height), Image.Resampling.BICUBIC))[:, :, None]
+def _colour(rng: np.random.Generator, low: float, high: float) -> np.ndarray:
+    return rng.uniform(low, high, (3, 1, 1)).astype(np.float32)
+
+
+def _clouds(
+    height: int, width: int, cells: int, depth: float, rng: np.random.Generator
+) -> np.ndarray:
+    """Smooth noise in about -depth..depth, float32 [H, W]."""
+    grid = Image.fromarray(rng.uniform(-depth, depth, (cells, cells)).astype(np.float32))
+    return np.array(grid.resize((width, height), Image.Resampling.BICUBIC))
 
 
 def pattern(height: int, width: int, rng: np.random.Generator) -> np.ndarray:
-    """Stripes, checks or dots, between -1 and 1; float32 [H, W]."""
+    """Stripes or checks, -1 and 1; float32 [H, W]."""
     period = rng.uniform(4, max(6, min(height, width) / 3))
     angle = rng.uniform(0, np.pi)
+    across, down = np.cos(angle) / period, np.sin(angle) / period
     y = np.arange(height, dtype=np.float32)[:, None]
     x = np.arange(width, dtype=np.float32)[None]
-    scale = 2 * np.pi / period
-    along = np.float32(scale * np.cos(angle)) * x + np.float32(scale * np.sin(angle)) * y
+    odd = _stripes(np.float32(across) * x + np.float32(down) * y)
     if rng.random() < 0.5:
-        return np.sign(np.sin(along))
-    across = np.float32(-scale * np.sin(angle)) * x + np.float32(scale * np.cos(angle)) * y
-    return np.sign(np.sin(along) * np.sin(across))
+        odd ^= _stripes(np.float32(down) * x - np.float32(across) * y)
+    return odd.astype(np.float32) * 2 - 1
+
+
+def _stripes(phase: np.ndarray) -> np.ndarray:
+    return (np.floor(phase * 2).astype(np.int32) & 1).astype(bool)
 
 
 def paint(
     image: np.ndarray, filled: np.ndarray, edge: np.ndarray, rng: np.random.Generator
 ) -> None:
-    """Lay a shape of random colour, shading, pattern and outline on ``image``, in place."""
+    """Lay a shape of random colour, shading, pattern and outline on ``image`` [3, h, w], in place.
+
+    The colour differs from that under its middle by 70 levels or more in some channel.
+    """
     height, width = filled.shape
-    below = image[height // 2, width // 2].astype(np.float32)
-    for _ in range(8):
-        colour = rng.uniform(0, 255, 3).astype(np.float32)
-        if np.abs(colour - below).max() > 70:
-            break
-    surface = np.empty((height, width, 3), np.float32)
-    surface[:] = colour
-    kind = rng.random()
+    below = image[:, height // 2, width // 2, None, None]
+    colour = _colour(rng, 0, 255)
+    while np.abs(colour - below).max() < 70:
+        colour = _colour(rng, 0, 255)
+    kind, surface = rng.random(), colour
     if kind < 0.35:
-        surface += _clouds(height, width, 3, rng) * np.float32(rng.uniform(10, 50))
+        surface = colour + _clouds(height, width, 3, rng.uniform(10, 50), rng)
     elif kind < 0.6 and min(height, width) > 16:
-        surface += (pattern(height, width, rng) * np.float32(rng.uniform(12, 45)))[:, :, None]
+        surface = colour + pattern(height, width, rng) * np.float32(rng.uniform(12, 45))
     if rng.random() < 0.4:
         tone = colour * np.float32(0.35) if colour.mean() > 90 else 255 - colour * np.float32(0.5)
-        surface += (tone - surface) * (edge[:, :, None] * np.float32(1 / 255))
-    surface -= image
-    surface *= filled[:, :, None] * np.float32(1 / 255)
-    surface += image
-    np.clip(surface, 0, 255, out=surface)
-    image[:] = surface
+        surface = surface + (tone - surface) * (edge * np.float32(1 / 255))
+    image += (surface - image) * (filled * np.float32(1 / 255))
 
 
 def finish(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Light from one side and film grain; uint8 [H, W, 3]."""
-    height, width = image.shape[:2]
-    slope = rng.uniform(-0.25, 0.25, 2).astype(np.float32)
+    """Light from one side and film grain on ``image`` [3, H, W]; uint8 [H, W, 3]."""
+    height, width = image.shape[1:]
+    slope = rng.uniform(-0.25, 0.25, 2)
     light = 1 + np.linspace(-slope[0], slope[0], height, dtype=np.float32)[:, None]
     light = light + np.linspace(-slope[1], slope[1], width, dtype=np.float32)[None]
-    grain = rng.integers(0, 2 * int(rng.integers(1, 7)) + 1, (height, width), np.uint8)
-    lit = image * light[:, :, None]
-    lit += grain[:, :, None]
-    return lit.clip(0, 255).astype(np.uint8)
+    grain = int(rng.integers(1, 7))
+    lit = image * light
+    lit += rng.integers(-grain, grain + 1, (height, width), np.int8)
+    np.maximum(lit, 0, out=lit)
+    np.minimum(lit, 255, out=lit)
+    return np.ascontiguousarray(lit.astype(np.uint8).transpose(1, 2, 0))

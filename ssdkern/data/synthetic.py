@@ -104,7 +104,7 @@ class SyntheticScenes:
             boxes.append(
                 (start + columns[0], top + rows[0], start + columns[-1] + 1, top + rows[-1] + 1)
             )
-            paint(image[region], filled, edge, rng)
+            paint(image[(slice(None), *region)], filled, edge, rng)
             owner[region][solid] = len(labels)
             labels.append(label + 1)
             areas, seen = np.append(areas, solid.sum()), np.append(left, solid.sum())

@@ -8,7 +8,10 @@ Every function takes, besides its own arguments, those of `ssdkern.SSD` and thes
     backbone_weights: file of weights for the backbone, see `weights.load_backbone_weights`.
 """
 
+import math
 from dataclasses import replace
+
+import torch
 
 from ssdkern import weights
 from ssdkern.backbones import VGG16, FeatureBackbone, TinyNet, feature_shapes, layers_at
@@ -30,8 +33,40 @@ __all__ = [
     "ssd_tiny",
 ]
 
-# RGB files of VGG16 take colours in 0..255 less these means
-_VGG_COLOURS = {"mean": (123 / 255, 117 / 255, 104 / 255), "std": (1 / 255, 1 / 255, 1 / 255)}
+
+def _colours(*mean):
+    """VGG16 files take colours in 0..255 less a mean."""
+    return {"mean": [each / 255 for each in mean], "std": [1 / 255] * 3}
+
+
+# what other implementations do otherwise than the Caffe original: (priors, options of SSD)
+_LIKE = {
+    "caffe": ("voc", _colours(123, 117, 104)),
+    "torchvision": (
+        "coco",
+        {
+            **_colours(123, 117, 104),
+            "rule": "argmax",
+            "max_log_scale": math.log(1000 / 16),
+            "clip": True,
+        },
+    ),
+    "amdegroot": ("voc", {**_colours(123, 117, 104), "rule": "argmax"}),
+    "lufficc": (
+        "voc",
+        {**_colours(123, 117, 104), "rule": "argmax", "detections_per_img": 100},
+    ),
+    "mmdet": (
+        "coco",
+        {
+            **_colours(123.675, 116.28, 103.53),
+            "rule": "argmax",
+            "max_log_scale": math.log(1000 / 16),
+            "clip": True,
+            "score_thresh": 0.02,
+        },
+    ),
+}
 
 
 def _assemble(recipe, backbone, own_priors, options):
@@ -55,9 +90,9 @@ def _assemble(recipe, backbone, own_priors, options):
     return model
 
 
-def _scaled(name, own):
+def _scaled(name, own, like="caffe"):
     """The named priors, or their sizes and ratios on the maps of `own` at its image size."""
-    named = named_priors(name)
+    named = named_priors(name, like)
     if named.feature_maps == own.feature_maps and named.image_size == own.image_size:
         return named
     if len(named.feature_maps) != len(own.feature_maps):
@@ -74,27 +109,33 @@ def _scaled(name, own):
     )
 
 
-def _even_priors(backbone, image_size, **spacing):
+def _even_priors(backbone, image_size, stride=8):
+    """Spaced as in the COCO scripts where the first map has stride 8, else as in the VOC ones."""
     maps = [side for _, side in feature_shapes(backbone, image_size)]
-    return PriorConfig.for_feature_maps(image_size, maps, **spacing)
+    first, least = (0.07, 0.15) if stride <= 8 else (0.1, 0.2)
+    return PriorConfig.for_feature_maps(image_size, maps, first_ratio=first, min_ratio=least)
 
 
-def _vgg(variant, num_classes, image_size, atrous, sources, options):
+def _vgg(variant, num_classes, image_size, atrous, sources, like, options):
+    if like not in _LIKE:
+        raise ValueError(f"want like of {tuple(_LIKE)}, got {like!r}")
     image_size = image_size or variant
-    own = _scaled(
-        f"ssd{variant}-voc",
-        _even_priors(VGG16(variant, image_size, atrous=atrous), image_size),
-    )
+    data, defaults = _LIKE[like]
+    options = {**defaults, **options}
+    if isinstance(options.get("prior_config", ""), str):
+        name = options.pop("prior_config", f"ssd{variant}-{data}")
+        with torch.device("meta"):
+            whole = VGG16(variant, image_size, atrous=atrous)
+        options["prior_config"] = _scaled(name, _even_priors(whole, image_size), like)
+        if sources is not None:
+            options["prior_config"] = options["prior_config"].subset(sorted(sources))
     backbone = VGG16(variant, image_size, atrous=atrous, sources=sources)
-    given = options.get("prior_config")
-    if isinstance(given, str):
-        own, options = _scaled(given, own), {**options, "prior_config": None}
     recipe = {"model": f"ssd{variant}", "num_classes": num_classes, "image_size": image_size}
-    recipe |= {"atrous": atrous, "sources": None if sources is None else backbone.sources}
-    return _assemble(recipe, backbone, own.subset(backbone.sources), {**_VGG_COLOURS, **options})
+    recipe |= {"atrous": atrous, "sources": None if sources is None else list(backbone.sources)}
+    return _assemble(recipe, backbone, None, options)
 
 
-def ssd300(num_classes, image_size=None, *, atrous=True, sources=None, **options):
+def ssd300(num_classes, image_size=None, *, atrous=True, sources=None, like="caffe", **options):
     """SSD300 on VGG16, 26,285,486 parameters at 21 classes.
 
     Args:
@@ -102,14 +143,16 @@ def ssd300(num_classes, image_size=None, *, atrous=True, sources=None, **options
         image_size: None means 300.
         atrous: False for the full VGG16 with conv5_3 as a source (paper, Table 2).
         sources: indices of the source maps to keep (Table 3).
+        like: whose priors, matching and detection rules: ``"caffe"``, ``"torchvision"``,
+            ``"amdegroot"``, ``"lufficc"`` or ``"mmdet"``.
         **options: see the module; ``prior_config="ssd300-coco"`` for smaller objects.
     """
-    return _vgg(300, num_classes, image_size, atrous, sources, options)
+    return _vgg(300, num_classes, image_size, atrous, sources, like, options)
 
 
-def ssd512(num_classes, image_size=None, *, atrous=True, sources=None, **options):
+def ssd512(num_classes, image_size=None, *, atrous=True, sources=None, like="caffe", **options):
     """SSD512 on VGG16, 27,188,676 parameters at 21 classes. Arguments as for `ssd300`."""
-    return _vgg(512, num_classes, image_size, atrous, sources, options)
+    return _vgg(512, num_classes, image_size, atrous, sources, like, options)
 
 
 def ssd300_mobilenet_v2(num_classes, image_size=None, *, small_objects=False, **options):
@@ -129,7 +172,8 @@ def ssd300_mobilenet_v2(num_classes, image_size=None, *, small_objects=False, **
     backbone = FeatureBackbone(mobilenet_v2(weights=None), layers, image_size=image_size)
     recipe = {"model": "ssd300_mobilenet_v2", "num_classes": num_classes}
     recipe |= {"image_size": image_size, "small_objects": small_objects}
-    return _assemble(recipe, backbone, _even_priors(backbone, image_size), options)
+    own = _even_priors(backbone, image_size, 8 if small_objects else 16)
+    return _assemble(recipe, backbone, own, options)
 
 
 def ssd_tiny(num_classes, image_size=None, *, width=64, **options):
@@ -183,7 +227,8 @@ def ssd_features(num_classes, image_size=None, *, trunk, strides=(16, 32), **opt
     backbone = FeatureBackbone(body, layers, image_size=image_size)
     recipe = {"model": "ssd_features", "num_classes": num_classes, "image_size": image_size}
     recipe |= {"trunk": trunk, "strides": list(strides)}
-    return _assemble(recipe, backbone, _even_priors(backbone, image_size), options)
+    own = _even_priors(backbone, image_size, min(strides))
+    return _assemble(recipe, backbone, own, options)
 
 
 MODELS = {

@@ -1,5 +1,7 @@
 """SSD: a backbone, its priors and two convolutions per source map."""
 
+import json
+
 import torch
 from torch import nn
 from torch.nn import functional as F
@@ -216,31 +218,29 @@ class SSD(nn.Module):
         image = image.to(self.mean.device, self.mean.dtype)[None]
         return image if image.shape[2:] == size else F.interpolate(image, size, mode="bilinear")
 
-    def parameter_groups(self, lr, weight_decay, bias_lr=2.0):
+    def parameter_groups(self, lr, weight_decay, *, bias_lr=2.0, backbone_lr=1.0):
         """Groups for an optimiser, by the reference's rule.
 
         Args:
             lr: learning rate of the weights.
             weight_decay: decay of the weights of convolutions and of L2Norm.
             bias_lr: the biases of convolutions learn `bias_lr` times as fast, without decay, as
-                in the Caffe original. Batch normalisation has the plain rate without decay.
+                in the Caffe original. Normalisation layers have the plain rate without decay.
+            backbone_lr: factor on all rates of the backbone, its extra layers excepted.
         """
         norms = (nn.modules.batchnorm._BatchNorm, nn.GroupNorm, nn.LayerNorm)
-        decayed, biases, plain = [], [], []
-        for module in self.modules():
+        groups = {}
+        for path, module in self.named_modules():
+            inside = path.startswith("backbone.") and not path.startswith("backbone.extras.")
             for name, parameter in module.named_parameters(recurse=False):
-                if not parameter.requires_grad:
-                    continue
-                if isinstance(module, norms):
-                    plain.append(parameter)
-                else:
-                    (biases if name == "bias" else decayed).append(parameter)
-        groups = [
-            {"params": decayed, "lr": lr, "weight_decay": weight_decay},
-            {"params": biases, "lr": lr * bias_lr, "weight_decay": 0.0},
-            {"params": plain, "lr": lr, "weight_decay": 0.0},
-        ]
-        return [group for group in groups if group["params"]]
+                plain = isinstance(module, norms)
+                factor = (backbone_lr if inside else 1.0) * (
+                    bias_lr if name == "bias" and not plain else 1.0
+                )
+                decay = 0.0 if plain or name == "bias" else weight_decay
+                if parameter.requires_grad:
+                    groups.setdefault((lr * factor, decay), []).append(parameter)
+        return [{"params": p, "lr": r, "weight_decay": d} for (r, d), p in groups.items()]
 
     def config(self):
         """What `from_config` needs to build this model again, as plain values.
@@ -250,7 +250,7 @@ class SSD(nn.Module):
         """
         if self.recipe is None:
             raise ValueError("want a model made by a function of ssdkern.model, got a custom SSD")
-        return {**self.recipe, "prior_config": self.prior_config.to_dict()}
+        return json.loads(json.dumps({**self.recipe, "prior_config": self.prior_config.to_dict()}))
 
 
 class ForExport(nn.Module):

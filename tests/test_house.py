@@ -14,6 +14,7 @@ LAYERS = [
     {
         "backbones",
         "model",
+        "ssd",
         "data",
         "weights",
         "compat",
@@ -22,6 +23,7 @@ LAYERS = [
         "coco",
         "draw",
         "plots",
+        "report",
     },
     {"recipes", "evaluate"},
     {"train", "predict", "doctor"},

@@ -105,6 +105,10 @@ def stem(relative: str) -> str:
     return os.path.splitext(relative.rpartition("/")[2])[0]
 
 
+def lines(path: Path) -> list[str]:
+    return path.read_text(encoding="utf-8-sig").splitlines()
+
+
 def plain_path(name: str) -> str | None:
     """``name`` as a relative path with forward slashes; None where it could leave its folder."""
     name = name.replace("\\", "/")

@@ -1,11 +1,13 @@
 """What the three readers share: entries, split names, choosing a split."""
 
 import hashlib
+from collections.abc import Collection
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Protocol
 
 from .collect import Collector
-from .images import Tree
+from .images import Tree, lines, parent
 
 SPLIT_ALIASES = {
     "train": "train",
@@ -106,3 +108,27 @@ def split_of(folder: str) -> str | None:
     """The split a folder path names: ``images/valid`` is val."""
     names = [SPLIT_ALIASES[p.lower()] for p in folder.split("/") if p.lower() in SPLIT_ALIASES]
     return names[-1] if names else None
+
+
+def by_folder(tree: Tree, annotated: Collection[str]) -> tuple[dict[str, list[str]], list[str]]:
+    """Pictures of each split the folder names speak of ("" where they name none), and a note.
+
+    Folders without a single annotated picture are left out: masks, the pictures of a README.
+    """
+    folders = {parent(image) for image in annotated}
+    splits: dict[str, list[str]] = {}
+    for image in tree.images():
+        if parent(image) in folders:
+            splits.setdefault(split_of(parent(image)) or "", []).append(image)
+    if "" in splits and len(splits) > 1:
+        return splits, [f"{len(splits.pop(''))} pictures outside of the splits are left out"]
+    return splits, []
+
+
+def read_names(path: Path) -> list[str]:
+    """Class names, one a line; a background class, which some tools put first, is left out."""
+    names = [row.strip() for row in lines(path) if row.strip()]
+    names = [name for name in names if name.lower().strip("_") != "background"]
+    if twice := sorted({name for name in names if names.count(name) > 1}):
+        raise ValueError(f"{path}: want each class once, got {', '.join(twice)} twice")
+    return names

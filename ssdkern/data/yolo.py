@@ -6,8 +6,8 @@ from pathlib import Path
 import yaml
 
 from .collect import Collector, Faults
-from .images import Tree, join, parent, stem
-from .source import Entry, split_of
+from .images import Tree, join, lines, parent, stem
+from .source import Entry, by_folder, read_names
 
 _NAME_FILES = ("classes.txt", "obj.names", "classes.names", "labels.txt")
 
@@ -23,7 +23,13 @@ class YoloSource:
         self.notes: list[str] = []
         self._yaml, self._config = _config(tree)
         self._labels = set(_label_files(tree))
-        self._splits = self._from_config() or self._from_folders()
+        labelled = {image: label for image in tree.images() if (label := self._label(image))}
+        self._splits = self._from_config()
+        if not self._splits:
+            self._splits, notes = by_folder(tree, labelled)
+            self.notes += notes
+        if alone := sorted(self._labels - {*labelled.values()}):
+            self.notes.append(f"{len(alone)} label files without a picture, such as {alone[0]}")
         self.splits = sorted(name for name in self._splits if name)
         self._rows: dict[str, list] = {}
 
@@ -46,6 +52,8 @@ class YoloSource:
         words = [word for word in value.replace("\\", "/").split("/") if word not in ("", ".")]
         while words and words[0] == "..":  # "../train/images", though the yaml lies beside train/
             words.pop(0)
+        if value.startswith("/") and self.tree.root.name in words:  # where the folder once was
+            words = words[words.index(self.tree.root.name) + 1 :]
         starts = [parent(self._yaml), "."]
         given = str(self._config.get("path") or "").replace("\\", "/").strip("/")
         if given and ".." not in given.split("/"):
@@ -66,7 +74,7 @@ class YoloSource:
 
     def _listed(self, file: str) -> list[str]:
         images, faults = [], Faults()
-        for number, row in enumerate(_lines(self.tree.path(file)), 1):
+        for number, row in enumerate(lines(self.tree.path(file)), 1):
             name = row.strip().replace("\\", "/").removeprefix("./")
             if not name:
                 continue
@@ -77,12 +85,6 @@ class YoloSource:
                 images.append(found)
         faults.check()
         return images
-
-    def _from_folders(self) -> dict[str, list[str]]:
-        splits: dict[str, list[str]] = {}
-        for image in self.tree.images():
-            splits.setdefault(split_of(parent(image)) or "", []).append(image)
-        return splits if set(splits) == {""} else {k: v for k, v in splits.items() if k}
 
     def _label(self, image: str) -> str | None:
         """In ``labels`` instead of the last ``images``, beside the picture, or in one folder."""
@@ -106,8 +108,7 @@ class YoloSource:
         for folder in (".", *sorted(self.tree.folders)):
             for name in _NAME_FILES:
                 if self.tree.has(join(folder, name)):
-                    rows = _lines(self.tree.path(join(folder, name)))
-                    return [row.strip() for row in rows if row.strip()]
+                    return read_names(self.tree.path(join(folder, name)))
         faults = Faults()
         rows = [row for label in sorted(self._labels) for row in self._read(label, faults)]
         faults.check()
@@ -137,7 +138,7 @@ class YoloSource:
         """(line, class, box) of each object; the box xyxy in parts of the picture."""
         if label not in self._rows:
             path, rows = self.tree.path(label), []
-            for number, text in enumerate(_lines(path), 1):
+            for number, text in enumerate(lines(path), 1):
                 if text.strip():
                     try:
                         rows.append((number, *_parse(text.split())))
@@ -187,8 +188,11 @@ def _config(tree: Tree) -> tuple[str | None, dict]:
     """The yaml that names classes or splits, nearest the root first."""
     for file in sorted(tree.files(".yaml", ".yml"), key=lambda f: (f.count("/"), f)):
         path = tree.path(file)
+        text = path.read_text(encoding="utf-8")
+        if "names" not in text:
+            continue
         try:
-            content = yaml.safe_load(path.read_text(encoding="utf-8"))
+            content = yaml.safe_load(text)
         except yaml.YAMLError as error:
             mark = getattr(error, "problem_mark", None)
             line = f":{mark.line + 1}" if mark else ""
@@ -208,10 +212,6 @@ def _label_files(tree: Tree) -> list[str]:
     ]
 
 
-def _lines(path: Path) -> list[str]:
-    return path.read_text(encoding="utf-8-sig").splitlines()
-
-
 def _line_of(path: Path, key: str) -> int:
-    rows = enumerate(_lines(path), 1)
+    rows = enumerate(lines(path), 1)
     return next((number for number, row in rows if row.lstrip().startswith(f"{key}:")), 1)

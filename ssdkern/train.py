@@ -1,0 +1,230 @@
+"""Train a detector on a VOC, COCO or YOLO folder.
+
+``python -m ssdkern.train --data PATH --model ssd300_mobilenet_v2 --max-minutes 4 --output runs/a``
+leaves in the output folder ``weights/{last,best}.safetensors``, ``state/last.pt`` to resume from,
+``results.csv`` and ``args.yaml``. A run with a budget of steps or epochs is the same every time on
+the same machine, interrupted and resumed or not; one with a budget of minutes depends on the clock.
+"""
+
+import argparse
+import os
+import sys
+import time
+from dataclasses import fields, replace
+from pathlib import Path
+
+import torch
+import yaml
+
+import ssdkern
+from ssdkern import weights
+from ssdkern.checkpoint import atomic_write, load_matching, load_state, read_info
+from ssdkern.data import check, open_dataset, summarize
+from ssdkern.model import MODELS, build, from_config
+from ssdkern.recipes import RECIPES
+from ssdkern.trainer import NonFiniteLossError, Trainer
+
+_DEFAULTS = {
+    "recipe": "small",
+    "split": "train",
+    "eval_split": "val",
+    "accumulate": 1,
+    "workers": min(4, os.cpu_count() or 1) if torch.cuda.is_available() else 1,
+    "device": "cuda" if torch.cuda.is_available() else "cpu",
+    "amp": "off",
+    "seed": 0,
+    "eval_every": 0,
+}
+_EPOCHS = 100  # where neither the caller nor the recipe says how long
+# what may be another on the way than it was at the start
+_FREE = {"output", "resume", "workers", "device", "epochs", "steps", "max_minutes", "eval_every"}
+_FREE |= {"quiet", "dry_run"}
+
+
+def parser():
+    """The arguments of the command; an argument not given is not in the namespace."""
+    args = argparse.ArgumentParser(
+        prog="ssdkern train",
+        description=__doc__.split("\n")[0],
+        argument_default=argparse.SUPPRESS,
+    )
+    args.add_argument("--data", help="VOC, COCO or YOLO folder")
+    args.add_argument("--output", required=True, help="folder of the run")
+    args.add_argument("--model", help=f"{', '.join(MODELS)}, timm/NAME, torchvision/NAME (ssd300)")
+    args.add_argument("--image-size", type=int, help="side of the input; default: the model's")
+    args.add_argument("--backbone-weights", help="file of ImageNet weights for the backbone")
+    args.add_argument("--weights", help="checkpoint of this command to start from")
+    args.add_argument("--recipe", choices=RECIPES, help="default: small, for small data")
+    length = args.add_mutually_exclusive_group()
+    length.add_argument("--epochs", type=float, help=f"default: the recipe's, or {_EPOCHS}")
+    length.add_argument("--steps", type=int)
+    length.add_argument("--max-minutes", type=float, help="of training; the schedule follows")
+    args.add_argument("--batch-size", type=int, help="images at once")
+    args.add_argument("--accumulate", type=int, help="batches in a step (1)")
+    args.add_argument("--lr", type=float, help="peak; default: the recipe's, by batch size")
+    args.add_argument("--weight-decay", type=float)
+    args.add_argument("--clip-grad", type=float, help="largest norm of the gradients, 0: any")
+    args.add_argument("--ema", type=float, help="decay of the averaged weights, 0: none")
+    args.add_argument("--augment", choices=("ssd", "flip", "none"))
+    args.add_argument("--split", help="part of the data to train on (train); several as a+b")
+    args.add_argument("--eval-split", help="part to evaluate on (val); none: no evaluation")
+    args.add_argument("--eval-every", type=int, help="epochs; default: ten times in a run")
+    args.add_argument("--workers", type=int, help="processes that prepare pictures")
+    args.add_argument("--device")
+    args.add_argument("--backend", choices=("native", "triton", "torch"), help="of every op")
+    args.add_argument("--amp", choices=("off", "bf16"), help="compute in bfloat16")
+    args.add_argument("--seed", type=int)
+    args.add_argument("--resume", action="store_true", help="go on from state/last.pt in --output")
+    args.add_argument("--dry-run", action="store_true", help="two steps, nothing kept")
+    args.add_argument("--quiet", action="store_true", help="no progress bar")
+    return args
+
+
+def settle(given, state=None):
+    """The settings of a run and its recipe, from what was given and, to resume, its state.
+
+    Args:
+        given: dict of the arguments given.
+        state: of `ssdkern.checkpoint.load_state`, or None.
+
+    Returns:
+        tuple[argparse.Namespace, Recipe]
+
+    Raises:
+        ValueError: an argument is out of range, or differs from that of the run to resume.
+    """
+    saved = dict(state["options"]) if state else {}
+    for name, value in given.items():
+        if state and name not in _FREE and saved.get(name) != value:
+            option = f"--{name.replace('_', '-')}"
+            raise ValueError(f"want {option} {saved.get(name)} as the run had, got {value}")
+    if {"epochs", "steps", "max_minutes"} & given.keys():
+        saved |= {"epochs": None, "steps": None, "max_minutes": None}
+    saved |= {"resume": False, "dry_run": False, "quiet": False}
+    every = dict.fromkeys(action.dest for action in parser()._actions if action.dest != "help")
+    options = argparse.Namespace(**{**every, **_DEFAULTS, **saved, **given})
+    if not options.data:
+        raise ValueError("want --data with a folder, got none")
+    recipe = RECIPES[options.recipe]
+    own = {field.name for field in fields(recipe)} & vars(options).keys() - {"batch_size", "steps"}
+    changes = {name: getattr(options, name) for name in own if getattr(options, name) is not None}
+    options.batch_size = options.batch_size or max(recipe.batch_size // options.accumulate, 1)
+    together = options.batch_size * options.accumulate
+    changes.setdefault("lr", recipe.lr * together / recipe.batch_size)
+    recipe = replace(recipe, **changes)
+    if not (options.epochs or options.steps or options.max_minutes):
+        options.steps = recipe.steps
+        options.epochs = None if recipe.steps else _EPOCHS
+    for name in ("batch_size", "accumulate", "epochs", "steps", "max_minutes", "lr"):
+        value = getattr(options, name)
+        if value is not None and value <= 0:
+            raise ValueError(f"want --{name.replace('_', '-')} above 0, got {value}")
+    return options, recipe
+
+
+def make_model(options, recipe, num_classes):
+    """The model of a run and its parameter groups."""
+    torch.manual_seed(options.seed)
+    name = options.model or "ssd300"
+    if options.weights and not options.model:
+        config = {**read_info(options.weights)["config"], "num_classes": num_classes}
+        if options.image_size and options.image_size != config["image_size"]:
+            config |= {"image_size": options.image_size, "prior_config": None}
+        model = from_config(config)
+    else:
+        known = name in ("ssd300", "ssd512") and recipe.priors
+        priors = {"prior_config": f"{name}-{recipe.priors}"} if known else {}
+        model = build(name, num_classes, options.image_size, **priors)
+    pretrained = set()
+    if options.backbone_weights:
+        report = weights.load_backbone_weights(model.backbone, options.backbone_weights)
+        print(report)
+        pretrained = {f"backbone.{name}" for name in report.loaded}
+    if options.weights:
+        left = load_matching(model, options.weights)
+        print(f"{options.weights}: {len(left)} tensors not in the file {left[:4] if left else ''}")
+    model.to(options.device, memory_format=torch.channels_last)
+    slow = {id(p) for name, p in model.named_parameters() if name in pretrained}
+    groups = []
+    for group in model.parameter_groups(recipe.lr, recipe.weight_decay):
+        parts = ([], [])
+        for parameter in group["params"]:
+            parts[id(parameter) in slow].append(parameter)
+        for part, factor in zip(parts, (1.0, recipe.backbone_lr), strict=True):
+            if part:
+                groups.append({**group, "params": part, "lr": group["lr"] * factor})
+    return model, groups
+
+
+def fit(options, recipe, train_set, eval_set, state=None, on_step=None):
+    """Train on data sets that are already open; see `main` for the rest.
+
+    Args:
+        options, recipe: of `settle`.
+        train_set, eval_set: data sets; `eval_set` None: no evaluation.
+        state: to resume from.
+        on_step: see `Trainer.run`.
+
+    Returns:
+        tuple[int, Trainer]: exit code, and the trainer with its model.
+    """
+    model, groups = make_model(options, recipe, len(train_set.class_names) + 1)
+    trainer = Trainer(model, groups, recipe, train_set, eval_set, options)
+    if state:
+        trainer.restore(state)
+        print(f"resumed at step {trainer.step}, {trainer.elapsed / 60:.1f} minutes of training")
+    count = sum(p.numel() for p in model.parameters())
+    length = f"{options.max_minutes:g} minutes" if options.max_minutes else f"{trainer.steps} steps"
+    print(
+        f"{model.recipe['model']} at {model.image_size} px, {count:,} parameters, "
+        f"on {options.device}; {length} of {trainer.images_per_step} images, lr {recipe.lr:g}",
+        flush=True,
+    )
+    if options.dry_run:
+        trainer.rehearse()
+        return 0, trainer
+    record = {**vars(options), "ssdkern": ssdkern.__version__, "torch": str(torch.__version__)}
+    with atomic_write(trainer.output / "args.yaml") as part:
+        part.write_text(yaml.safe_dump(record))
+    code = trainer.run(on_step)
+    trainer.finish()
+    return code, trainer
+
+
+def main(argv=None):
+    """Run the command; returns the exit code."""
+    given = vars(parser().parse_args(argv))
+    clock = time.perf_counter()
+    try:
+        file = Path(given["output"]) / "state/last.pt"
+        if not given.get("resume") and file.exists() and not given.get("dry_run"):
+            raise ValueError(f"want a new --output, or --resume, got a run in {given['output']}")
+        state = load_state(file) if given.get("resume") else None
+        options, recipe = settle(given, state)
+        train_set = open_dataset(options.data, options.split)
+        print(summarize(train_set))
+        check(train_set)
+        eval_set = None
+        if options.eval_split != "none":
+            eval_set = open_dataset(options.data, options.eval_split)
+            print(summarize(eval_set).split("\n")[0])
+        code, trainer = fit(options, recipe, train_set, eval_set, state)
+    except (OSError, ValueError, NonFiniteLossError) as error:
+        print(f"ssdkern train: {error}", file=sys.stderr)
+        return 1
+    if options.dry_run:
+        return 0
+    minutes = (time.perf_counter() - clock) / 60
+    print(
+        f"{'stopped' if code else 'done'}: {trainer.step} steps in {trainer.elapsed / 60:.1f} "
+        f"minutes ({minutes:.1f} with all else), {trainer.output}/weights/last.safetensors"
+    )
+    if code:
+        print(f"go on with: ssdkern train --resume --output {trainer.output}")
+    elif trainer.best >= 0:
+        print(f"best mAP@0.5 = {trainer.best:.3f}")
+    return code
+
+
+if __name__ == "__main__":
+    sys.exit(main())

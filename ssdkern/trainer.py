@@ -1,0 +1,343 @@
+"""The training loop: steps, the running record, evaluation, checkpoints and the way out."""
+
+import csv
+import math
+import sys
+import time
+from itertools import islice
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch.optim.swa_utils import AveragedModel
+from tqdm import tqdm
+
+from ssdkern import plots
+from ssdkern.checkpoint import atomic_write, save_state, save_weights
+from ssdkern.data import BatchKeys, TrainTransform, make_loader
+from ssdkern.evaluate import evaluate
+from ssdkern.stop import StopSignal
+
+_ENDLESS = 1 << 40  # epochs of the stream of batches; the run ends it
+_READ_EVERY = 10  # steps between looks at the losses on a device that would have to wait
+_SAVE_SECONDS = 300  # longest stretch of training without a checkpoint
+
+
+class NonFiniteLossError(RuntimeError):
+    """The loss is NaN or infinite; the message names the step, the rate and the pictures."""
+
+
+def ema_update(decay):
+    """For AveragedModel: an average that starts short and grows to `decay`."""
+
+    def update(averaged, current, steps):
+        weight = 1 - min(decay, (1 + float(steps)) / (10 + float(steps)))
+        if averaged[0].is_floating_point():
+            torch._foreach_lerp_(averaged, current, weight)
+        else:
+            torch._foreach_copy_(averaged, current)
+
+    return update
+
+
+class Trainer:
+    """One run of training.
+
+    Args:
+        model: an `ssdkern.SSD`, on its device.
+        groups: parameter groups for SGD, each with its peak ``lr``.
+        recipe: of `ssdkern.recipes`, with the caller's changes.
+        train_set, eval_set: data sets; `eval_set` None: no evaluation.
+        options: the command's settings, see `ssdkern.train`.
+    """
+
+    def __init__(self, model, groups, recipe, train_set, eval_set, options):
+        self.model, self.recipe, self.options = model, recipe, options
+        self.train_set, self.eval_set = train_set, eval_set
+        self.device = next(model.parameters()).device
+        self.optimizer = torch.optim.SGD(groups, momentum=0.9, nesterov=recipe.nesterov)
+        for group in self.optimizer.param_groups:
+            group["peak"] = group["lr"]
+        self.ema = None
+        if recipe.ema:
+            average = ema_update(recipe.ema)
+            self.ema = AveragedModel(model, multi_avg_fn=average, use_buffers=True)
+        self.step, self.elapsed, self.best = 0, 0.0, -1.0
+        self.rows = []
+        self.images_per_step = options.batch_size * options.accumulate
+        self.steps = options.steps
+        if options.epochs:
+            self.steps = math.ceil(options.epochs * len(train_set) / self.images_per_step)
+        self.output = Path(options.output)
+        self._window = []
+        self._clear()
+
+    @property
+    def progress(self):
+        """How much of the run is done, 0 to 1."""
+        if self.options.max_minutes:
+            return min(self.elapsed / (60 * self.options.max_minutes), 1.0)
+        return min(self.step / self.steps, 1.0)
+
+    @property
+    def epoch(self):
+        """How many times the set has been seen."""
+        return self.step * self.images_per_step // len(self.train_set)
+
+    @property
+    def averaged(self):
+        """The model that is evaluated and saved."""
+        return self.ema.module if self.ema else self.model
+
+    def state(self):
+        """Everything that `restore` needs to go on exactly, as tensors and plain values."""
+        cuda = torch.cuda.get_rng_state_all() if self.device.type == "cuda" else []
+        return {
+            "step": self.step,
+            "elapsed": self.elapsed,
+            "best": self.best,
+            "rows": self.rows,
+            "model": self.model.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "ema": self.ema.state_dict() if self.ema else None,
+            "rng": torch.get_rng_state(),
+            "cuda_rng": cuda,
+        }
+
+    def restore(self, state):
+        """Take up a state; the rest of the run is what it would have been."""
+        self.step, self.elapsed, self.best = state["step"], state["elapsed"], state["best"]
+        self.rows = state["rows"]
+        self.model.load_state_dict(state["model"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        if self.ema:
+            self.ema.load_state_dict(state["ema"])
+        torch.set_rng_state(state["rng"])
+        if state["cuda_rng"] and self.device.type == "cuda":
+            torch.cuda.set_rng_state_all(state["cuda_rng"])
+
+    def save(self):
+        """Write ``state/last.pt``, ``weights/last.safetensors`` and ``results.csv``."""
+        self._look()
+        self._save_weights("last")
+        save_state(self.output / "state/last.pt", {**self.state(), "options": vars(self.options)})
+        if self.rows:
+            with atomic_write(self.output / "results.csv") as part, open(part, "w") as file:
+                table = csv.DictWriter(file, self.rows[-1])
+                table.writeheader()
+                table.writerows(self.rows)
+        self._saved = self.elapsed
+
+    def _save_weights(self, name):
+        names, size = self.train_set.class_names, self.model.image_size
+        score = self.rows[-1]["map50"] if self.rows else ""
+        info = {"image_size": size, "step": self.step, "epoch": self.epoch, "map50": score}
+        save_weights(self.output / f"weights/{name}.safetensors", self.averaged, names, **info)
+
+    def run(self, on_step=None):
+        """Train to the end of the budget.
+
+        Args:
+            on_step: called with this trainer after every step.
+
+        Returns:
+            int: 0, or 128 plus the number of the signal that ended the run early, saved.
+
+        Raises:
+            NonFiniteLossError: nothing was saved since the loss was last finite.
+        """
+        self._saved = self.elapsed
+        self._mark = math.floor(10 * self.progress)
+        loader = self._loader()
+        bar = tqdm(
+            total=None if self.options.max_minutes else self.steps,
+            initial=self.step,
+            unit="step",
+            dynamic_ncols=True,
+            disable=self.options.quiet,
+            mininterval=0.5 if sys.stderr.isatty() else 30,
+        )
+        with StopSignal() as stop, bar:
+            batches = iter(loader)
+            self.model.train()
+            while self.progress < 1 and not stop.number:
+                clock, before = time.perf_counter(), self.epoch
+                try:
+                    batch = list(islice(batches, self.options.accumulate))
+                except RuntimeError:
+                    if stop.number:  # Ctrl-C reaches the loader's processes too
+                        break
+                    raise
+                waited = time.perf_counter() - clock
+                self._step(batch)
+                spent = time.perf_counter() - clock
+                self.elapsed += spent
+                self.step += 1
+                self._waited, self._spent = self._waited + waited, self._spent + spent
+                self._steps += 1
+                if self.device.type == "cpu" or self.step % _READ_EVERY == 0:
+                    self._look()
+                bar.update()
+                bar.set_postfix_str(self._status(), refresh=False)
+                if on_step:
+                    on_step(self)
+                if self.epoch > before or self.progress >= 1:
+                    self._end_epoch(stop, bar)
+                elif self.elapsed - self._saved > _SAVE_SECONDS:
+                    self.save()
+        if stop.number or self._saved < self.elapsed:
+            self.save()
+        return 128 + stop.number if stop.number else 0
+
+    def rehearse(self, steps=2):
+        """Take some steps, say how long one takes, and keep nothing."""
+        batches = iter(self._loader())
+        self.model.train()
+        for _ in range(steps):
+            batch = list(islice(batches, self.options.accumulate))
+            clock = time.perf_counter()
+            self._step(batch)
+            self._look()
+            print(f"a step of {self.images_per_step} images: {time.perf_counter() - clock:.2f} s")
+
+    def _loader(self):
+        recipe, options = self.recipe, self.options
+        transform = TrainTransform(
+            self.model.image_size,
+            recipe.augment,
+            expand=recipe.expand and recipe.augment == "ssd",
+            max_expand=recipe.max_expand,
+            min_scale=recipe.min_scale,
+        )
+        return make_loader(
+            self.train_set,
+            transform,
+            options.batch_size,
+            workers=options.workers,
+            seed=options.seed,
+            epochs=_ENDLESS,
+            start_batch=self.step * options.accumulate,
+            pin_memory=self.device.type == "cuda",
+        )
+
+    def _step(self, batches):
+        factor = self.recipe.factor(self.progress)
+        for group in self.optimizer.param_groups:
+            group["lr"] = group["peak"] * factor
+        losses = 0
+        amp = self.options.amp == "bf16"
+        for batch in batches:
+            batch = [part.to(self.device, non_blocking=True) for part in batch]
+            images = batch[0].contiguous(memory_format=torch.channels_last)
+            with torch.autocast(self.device.type, torch.bfloat16, enabled=amp):
+                loss = self.model.loss(images, *batch[1:], backend=self.options.backend)
+            terms = torch.stack([loss.localization, loss.classification]) / len(batches)
+            terms.sum().backward()
+            losses = losses + terms.detach()
+        if self.recipe.clip_grad:
+            torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.recipe.clip_grad)
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+        if self.ema:
+            self.ema.update_parameters(self.model)
+        self._window.append((self.step, losses))
+
+    def _look(self):
+        """Read the losses of the last steps, which waits for the device."""
+        if not self._window:
+            return
+        steps, losses = zip(*self._window, strict=True)
+        self._window = []
+        values = torch.stack(losses).cpu().numpy()
+        for step, value in zip(steps, values, strict=True):
+            if not np.isfinite(value).all():
+                raise NonFiniteLossError(self._describe(step, value))
+        self._sums += values.sum(0)
+        self._read += len(values)
+
+    def _describe(self, step, value):
+        options = self.options
+        keys = BatchKeys(
+            len(self.train_set),
+            options.batch_size,
+            options.seed,
+            epochs=_ENDLESS,
+            start_batch=step * options.accumulate,
+        )
+        ids = [
+            str(self.train_set.annotation(index).image_id)
+            for batch in islice(keys, options.accumulate)
+            for _, index in batch
+        ]
+        rate = self.optimizer.param_groups[0]["lr"]
+        return (
+            f"want a finite loss, got localization {value[0]:g} and classification {value[1]:g} "
+            f"at step {step}, lr {rate:g}, on pictures {', '.join(ids)}; a lower --lr or "
+            f"--clip-grad may help; {self.output}/weights/last.safetensors is from before"
+        )
+
+    def _clear(self):
+        self._sums, self._read, self._steps = np.zeros(2), 0, 0
+        self._waited = self._spent = 0.0
+
+    def _status(self):
+        localization, classification = self._sums / max(self._read, 1)
+        spent = max(self._spent, 1e-9)
+        return (
+            f"epoch {self.epoch + 1} {self.progress:.0%} loc {localization:.3f} "
+            f"conf {classification:.3f} {self._steps * self.images_per_step / spent:.1f} img/s "
+            f"data {self._waited / spent:.0%}"
+        )
+
+    def _end_epoch(self, stop, bar):
+        self._look()
+        localization, classification = self._sums / max(self._read, 1)
+        spent = max(self._spent, 1e-9)
+        score, done = None, self.progress >= 1
+        mark, every = math.floor(10 * self.progress), self.options.eval_every
+        due = self.epoch % every == 0 if every else mark > self._mark
+        if self.eval_set is not None and (due or done) and not stop.number:
+            with stop.interrupting():
+                report = self.evaluate()
+                score = report.map50
+            self._mark = mark
+        row = {
+            "step": self.step,
+            "epoch": self.epoch,
+            "seconds": round(self.elapsed, 2),
+            "lr": self.optimizer.param_groups[0]["lr"],
+            "localization": round(localization, 5),
+            "classification": round(classification, 5),
+            "images_per_second": round(self._steps * self.images_per_step / spent, 2),
+            "data_wait": round(self._waited / spent, 4),
+            "map50": "" if score is None else round(score, 5),
+        }
+        self.rows.append(row)
+        self._clear()
+        if score is None:
+            return
+        bar.write(
+            f"epoch {self.epoch:4d}  {self.elapsed / 60:5.1f} min  loss "
+            f"{localization + classification:.3f}  mAP@0.5 {score:.3f}",
+            file=sys.stdout,
+        )
+        if score >= self.best:
+            self.best = score
+            self._save_weights("best")
+        self.save()
+
+    def evaluate(self):
+        """A Report of the averaged model on `eval_set`."""
+        options = self.options
+        return evaluate(
+            self.averaged,
+            self.eval_set,
+            batch_size=options.batch_size,
+            workers=options.workers,
+            backend=options.backend,
+        )
+
+    def finish(self):
+        """Draw ``results.png`` where matplotlib is."""
+        if self.rows and plots.available():
+            plots.plot_results(self.output / "results.csv", self.output / "results.png")

@@ -5,6 +5,7 @@
 """
 
 import argparse
+import csv
 import json
 import math
 import os
@@ -21,10 +22,15 @@ from tqdm import tqdm
 from ssdkern import plots
 from ssdkern.checkpoint import load_model
 from ssdkern.coco import coco_dataset, coco_evaluate, coco_results
-from ssdkern.data import open_dataset
-from ssdkern.data.transforms import EvalTransform
+from ssdkern.data import EvalTransform, open_dataset
 from ssdkern.draw import comparison_grid
-from ssdkern.metrics import ImageDetections, ImageTruth, mean_average_precision, voc_results
+from ssdkern.metrics import (
+    ImageDetections,
+    ImageTruth,
+    confusion_matrix,
+    mean_average_precision,
+    voc_results,
+)
 from ssdkern.report import ClassReport, Report
 
 METRICS = {"voc07": "11point", "voc": "area", "coco": None}
@@ -180,9 +186,10 @@ def evaluate(
         ids = list(range(1, len(ids) + 1))
     category_ids = getattr(dataset, "category_ids", None) or list(range(1, len(names) + 1))
     if metric == "coco":
-        truth = coco_dataset(truths, names, image_ids=ids, sizes=sizes, category_ids=category_ids)
-        found = coco_results(detections, ids, category_ids)
-        stats, each, curves = coco_evaluate(truth, found)
+        stats, each, curves = coco_evaluate(
+            coco_dataset(truths, names, image_ids=ids, sizes=sizes, category_ids=category_ids),
+            coco_results(detections, ids, category_ids),
+        )
         order = np.argsort(np.argsort(category_ids))  # pycocotools goes by ascending id
         figures = [(*each[row], np.linspace(0, 1, curves.shape[1]), curves[row]) for row in order]
     else:
@@ -191,6 +198,9 @@ def evaluate(
         )
         stats = {}
         figures = [(math.nan, r.average_precision, r.recall, r.precision) for r in results]
+    confusion = confusion_matrix(
+        detections, truths, len(names), iou_threshold=iou_threshold, plus_one=metric != "coco"
+    )
     to_find = _count([t.labels[~t.difficult] for t in truths], len(names))
     found = _count([d.labels for d in detections], len(names))
     classes = [
@@ -206,6 +216,7 @@ def evaluate(
         classes=classes,
         stats=stats,
         notes=notes,
+        confusion=confusion,
         seconds={**seconds, "score": time.perf_counter() - clock},
         image_ids=ids,
         detections=detections,
@@ -218,7 +229,7 @@ def _count(labels, num_classes):
 
 
 def save(report, folder, dataset=None):
-    """Write ``metrics.json``, ``detections.json`` (COCO results), curves and example pictures.
+    """Write figures (json, csv), detections (COCO results), plots and example pictures.
 
     Args:
         report: of `evaluate`.
@@ -226,20 +237,26 @@ def save(report, folder, dataset=None):
         dataset: what was evaluated on; None leaves the pictures out.
 
     Returns:
-        list[Path]: the files written; ``pr_curve.png`` only where matplotlib is.
+        list[Path]: the files written; the plots only where matplotlib is.
     """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    files = [folder / "metrics.json", folder / "detections.json"]
+    files = [folder / f for f in ("metrics.json", "detections.json", "confusion_matrix.csv")]
     files[0].write_text(json.dumps(report.to_dict(), indent=2) + "\n")
     found = coco_results(report.detections, report.image_ids, report.category_ids)
     for row in found:
         row["bbox"] = [round(v, 2) for v in row["bbox"]]
         row["score"] = round(row["score"], 5)
     files[1].write_text(json.dumps(found))
+    names = ["(background)", *(row.name for row in report.classes)]
+    with open(files[2], "w", newline="") as file:
+        table = csv.writer(file)
+        table.writerow(["truth \\ found", *names])
+        table.writerows([n, *row] for n, row in zip(names, report.confusion.tolist(), strict=True))
     if plots.available():
-        files.append(folder / "pr_curve.png")
-        plots.plot_precision_recall(report, files[-1])
+        files += [folder / "pr_curve.png", folder / "confusion_matrix.png"]
+        plots.plot_precision_recall(report, files[-2])
+        plots.plot_confusion_matrix(report, files[-1])
     if dataset is not None:
         some = np.linspace(0, len(dataset) - 1, min(_PICTURES, len(dataset))).round().astype(int)
         samples, shown = [dataset[i] for i in some], [report.detections[i] for i in some]

@@ -237,6 +237,39 @@ def _group_offsets(labels, images, num_classes, num_images):
     return np.append(0, counts.cumsum())
 
 
+def confusion_matrix(
+    detections, truth, num_classes, *, score_threshold=0.5, iou_threshold=0.5, plus_one=True
+):
+    """Which class is taken for which: detections matched to truth whatever their class.
+
+    Args:
+        detections, truth, num_classes, iou_threshold, plus_one: of `voc_results`.
+        score_threshold: detections below it are left out.
+
+    Returns:
+        ndarray[C, C] int64: rows are the truth, columns what was found, 0 the background: row 0
+        counts false alarms and doubles, column 0 what was missed. Difficult truth is left out.
+    """
+    boxes, labels, images, scores = _flat(detections, "scores")
+    gt_boxes, gt_labels, gt_images, ignore = _flat(truth, "difficult")
+    order = np.lexsort((-scores, images))
+    order = order[scores[order] >= score_threshold]
+    offsets = np.searchsorted(images[order], np.arange(len(truth) + 1))
+    gt_offsets = np.searchsorted(gt_images, np.arange(len(truth) + 1))
+    outcome, matched = match_detections(
+        boxes[order], offsets, gt_boxes, ignore, gt_offsets,
+        iou_threshold=iou_threshold, plus_one=plus_one,
+    )  # fmt: skip
+    matrix = np.zeros((num_classes + 1, num_classes + 1), np.int64)
+    hit, false = outcome == 1, outcome == 0
+    np.add.at(matrix, (gt_labels[matched[hit]], labels[order][hit]), 1)
+    np.add.at(matrix[0], labels[order][false], 1)
+    missed = ~ignore
+    missed[matched[hit]] = False
+    np.add.at(matrix[:, 0], gt_labels[missed], 1)
+    return matrix
+
+
 def mean_average_precision(average_precisions):
     """Mean over the classes that have truth (the others are NaN); NaN if none has."""
     known = np.asarray(average_precisions, np.float64)

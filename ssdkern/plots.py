@@ -5,7 +5,8 @@ import importlib.util
 
 import numpy as np
 
-_MOST_LINES = 12
+_MOST_LINES = 12  # in colour; more classes are grey
+_MOST_CELLS = 25  # classes whose counts are written out
 
 
 def available():
@@ -22,7 +23,7 @@ def _figure(**options):
 
 
 def plot_precision_recall(report, path):
-    """Precision over recall of each class that has truth, at the report's IoU threshold.
+    """Best precision at each recall, of every class with truth: the area below is VOC's AP.
 
     Args:
         report: of `ssdkern.evaluate.evaluate`.
@@ -33,16 +34,16 @@ def plot_precision_recall(report, path):
     rows = [row for row in report.classes if row.num_truth]
     rows.sort(key=lambda row: -row.ap50)
     for index, row in enumerate(rows):
-        many = index >= _MOST_LINES
+        few = index < _MOST_LINES
+        envelope = np.maximum.accumulate(row.precision[::-1])[::-1]
         axes.step(
             np.append(0, row.recall),
-            np.append(row.precision[:1], row.precision),
-            where="pre",
-            color="0.8" if many else f"C{index % 10}",
-            linestyle="-" if index < 10 else "--",
-            linewidth=0.7 if many else 1.5,
-            label=None if many else f"{row.name} {row.ap50:.3f}",
-            zorder=1 if many else 2,
+            np.append(envelope[:1] if len(envelope) else 0, envelope),
+            color=f"C{index % 10}" if few else "0.8",
+            linestyle="--" if few and index >= 10 else "-",
+            linewidth=1.5 if few else 0.7,
+            label=f"{row.name} {row.ap50:.3f}" if few else None,
+            zorder=2 if few else 1,
         )
     axes.set(
         xlim=(0, 1), ylim=(0, 1.02), xlabel="recall", ylabel="precision",
@@ -54,6 +55,31 @@ def plot_precision_recall(report, path):
         axes.legend(loc="lower left", fontsize="small")
     axes.grid(alpha=0.3)
     figure.savefig(path, dpi=150)
+
+
+def plot_confusion_matrix(report, path):
+    """What the detector takes each class for, in shares of the truth (the rows).
+
+    Args:
+        report: of `ssdkern.evaluate.evaluate`.
+        path: picture to write; its ending names the format.
+    """
+    names = [*(row.name for row in report.classes), "nothing"]
+    counts = np.roll(report.confusion, -1, (0, 1))  # the background last
+    shares = counts / np.maximum(counts.sum(1, keepdims=True), 1)
+    side = 2.5 + 0.35 * len(names)
+    figure = _figure(figsize=(side + 0.8, side))
+    axes = figure.subplots()
+    image = axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
+    axes.set_xticks(range(len(names)), names, rotation=90)
+    axes.set_yticks(range(len(names)), names)
+    axes.set(xlabel="found", ylabel="truth", title="score >= 0.5")
+    if len(names) <= _MOST_CELLS:
+        for (row, column), count in np.ndenumerate(counts):
+            ink = "white" if shares[row, column] > 0.6 else "black"
+            axes.text(column, row, count or "", ha="center", va="center", color=ink, fontsize=8)
+    figure.colorbar(image, label="share of the truth")
+    figure.savefig(path, dpi=120)
 
 
 def plot_results(csv_path, path):

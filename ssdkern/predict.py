@@ -15,9 +15,8 @@ import torch
 from safetensors import SafetensorError
 
 from ssdkern.checkpoint import load_model
-from ssdkern.data import Sample
-from ssdkern.data.images import IMAGE_SUFFIXES, open_image
-from ssdkern.data.transforms import EvalTransform
+from ssdkern.data import EvalTransform, Sample, open_image
+from ssdkern.data.images import IMAGE_SUFFIXES
 from ssdkern.draw import above, draw_boxes
 from ssdkern.evaluate import pixel_detections
 

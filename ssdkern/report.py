@@ -32,6 +32,7 @@ class Report:
     stats: dict[str, float]  # COCO's twelve figures; empty for VOC
     notes: list[str]
     seconds: dict[str, float]  # data: waiting for pictures, detect, score
+    confusion: np.ndarray = field(repr=False)  # [C, C] at score .5, see `metrics`
     image_ids: list = field(repr=False)
     detections: list[ImageDetections] = field(repr=False)  # pixels, labels of the data set
     category_ids: list[int] = field(repr=False)
@@ -42,7 +43,7 @@ class Report:
         return len(self.detections) / max(self.seconds["data"] + self.seconds["detect"], 1e-9)
 
     def to_dict(self):
-        """Everything but curves and detections, NaN as None, for json."""
+        """The figures, as json can hold them: NaN is None."""
         rows = [
             {k: getattr(row, k) for k in ("name", "num_truth", "num_detections", "ap50", "ap")}
             for row in self.classes

@@ -112,6 +112,7 @@ def test_misses_and_inventions_cost_what_they_should(voc):
     assert [row.ap50 for row in report.classes] == pytest.approx([2 / 7, 0, 1])
     assert report.map50 == pytest.approx((2 / 7 + 1) / 3)
     assert report.classes[0].recall[-1] == 1
+    assert report.confusion.tolist() == [[0, 5, 0, 0], [0, 2, 0, 0], [3, 0, 0, 0], [0, 0, 0, 1]]
 
 
 def test_boxes_come_back_in_pixels_and_inside():
@@ -183,12 +184,15 @@ def test_classes_without_truth_are_left_out_of_mean_table_and_json(voc, tmp_path
 def test_saved_detections_score_the_same(voc, tmp_path):
     report = evaluate(Oracle(invents=1), voc, metric="coco")
     files = save(report, tmp_path / "new/folder", voc)
-    names = {"metrics.json", "detections.json", "comparison.png"}
-    assert {f.name for f in files} == names | ({"pr_curve.png"} if plots.available() else set())
+    names = {"metrics.json", "detections.json", "confusion_matrix.csv", "comparison.png"}
+    if plots.available():
+        names |= {"pr_curve.png", "confusion_matrix.png"}
+    assert {f.name for f in files} == names
     assert all(f.stat().st_size > 100 for f in files)
     rows = json.loads(files[1].read_text())
     assert {row["image_id"] for row in rows} == {"p0", "p1", "p2", "p3", "p4"}
     assert rows[1]["bbox"] == [5, 5, 20, 25]
+    assert files[2].read_text().splitlines()[1] == "(background),0,5,0,0"
     assert json.loads(files[0].read_text())["stats"]["AP50"] == pytest.approx(report.stats["AP50"])
 
 

@@ -15,6 +15,7 @@ from ssdkern.metrics import (
     ImageDetections,
     ImageTruth,
     average_precision,
+    confusion_matrix,
     mean_average_precision,
     voc_results,
 )
@@ -113,6 +114,20 @@ def test_voc_results_reject():
         voc_results([found([], [])], [], 1)
     with pytest.raises(ValueError, match=r"want labels 1\.\.2, got 1\.\.3"):
         voc_results([found([], [])], [truth([[0, 0, 1, 1]] * 2, [3, 1])], 2)
+
+
+def test_confusion_matrix_by_hand():
+    far = [[100.0 * i, 0, 100 * i + 40, 40] for i in range(6)]
+    truths = [truth(far[:4], [1, 2, 2, 1], [0, 0, 0, 1]), truth([far[0]], [2]), truth([])]
+    detections = [
+        # right; 1 for 2; double; on difficult; below the threshold; invented
+        found([*far[:2], far[0], far[3], far[2], far[5]], [0.9, 0.8, 0.7, 0.9, 0.4, 0.5], [1] * 6),
+        found([], []),
+        found([far[0]], [0.9], [2]),
+    ]
+    matrix = confusion_matrix(detections, truths, 2)
+    assert matrix.tolist() == [[0, 2, 1], [0, 1, 0], [2, 1, 0]]
+    assert confusion_matrix([], [], 2).tolist() == [[0, 0, 0]] * 3
 
 
 @pytest.mark.parametrize("seed", range(3))

@@ -1,0 +1,96 @@
+"""Boxes inside kernels: rows of four, IoU, SSD's coding. The formulas of the references, in order."""
+
+import triton
+import triton.language as tl
+
+EPS = tl.constexpr(1e-8)  # least width and height in encode and decode
+
+
+@triton.jit
+def widen(x):
+    """float64 stays, all else becomes float32."""
+    if x.dtype == tl.float64:
+        return x
+    else:
+        return x.to(tl.float32)
+
+
+@triton.jit
+def number(value, like):
+    """A float64 argument of a kernel in the dtype of `like`."""
+    if like.dtype == tl.float64:
+        return value
+    else:
+        return tl.cast(value, tl.float32)
+
+
+@triton.jit
+def divide(x, y):
+    """IEEE division: `/` is approximate in float32."""
+    if x.dtype == tl.float64:
+        return x / y
+    else:
+        return tl.div_rn(x, y)
+
+
+@triton.jit
+def load_boxes(pointer, rows, mask):
+    """Four columns of the [*, 4] array at `pointer`, zeros where not `mask`."""
+    places = pointer + rows.to(tl.int64)[:, None] * 4 + tl.arange(0, 4)[None, :]
+    tile = widen(tl.load(places, mask=mask[:, None], other=0.0))
+    x, y = tl.split(tl.reshape(tile, [rows.shape[0], 2, 2]))
+    x1, x2 = tl.split(x)
+    y1, y2 = tl.split(y)
+    return x1, y1, x2, y2
+
+
+@triton.jit
+def store_boxes(pointer, rows, mask, x1, y1, x2, y2):
+    tile = tl.reshape(tl.join(tl.join(x1, x2), tl.join(y1, y2)), [rows.shape[0], 4])
+    places = pointer + rows.to(tl.int64)[:, None] * 4 + tl.arange(0, 4)[None, :]
+    tl.store(places, tile, mask=mask[:, None])
+
+
+@triton.jit
+def load_box(pointer, row):
+    """One box, as four scalars."""
+    place = pointer + row.to(tl.int64) * 4
+    x1, y1 = widen(tl.load(place)), widen(tl.load(place + 1))
+    return x1, y1, widen(tl.load(place + 2)), widen(tl.load(place + 3))
+
+
+@triton.jit
+def iou(ax1, ay1, ax2, ay2, bx1, by1, bx2, by2):
+    """Intersection over union; 0/0 and every pair with a NaN is NaN."""
+    width = tl.maximum(tl.minimum(ax2, bx2) - tl.maximum(ax1, bx1), 0.0)
+    height = tl.maximum(tl.minimum(ay2, by2) - tl.maximum(ay1, by1), 0.0)
+    inter = width * height
+    area = (ax2 - ax1) * (ay2 - ay1) + (bx2 - bx1) * (by2 - by1)
+    return divide(inter, area - inter)
+
+
+@triton.jit
+def at_least(x, least):
+    """torch's clamp: NaN stays NaN, and the bound keeps its digits in float64."""
+    return tl.where(x < least, least, x)
+
+
+@triton.jit
+def encode_axis(low, high, prior_low, prior_high, center_variance, size_variance):
+    """Shift and log scale of one axis."""
+    prior_size = at_least(prior_high - prior_low, EPS)
+    shift = divide((low + high) * 0.5 - (prior_low + prior_high) * 0.5, prior_size)
+    scale = tl.log(divide(at_least(high - low, EPS), prior_size))
+    shift = divide(shift, number(center_variance, shift))
+    return shift, divide(scale, number(size_variance, scale))
+
+
+@triton.jit
+def decode_axis(shift, scale, prior_low, prior_high, center_variance, size_variance, max_log_scale):
+    """Low and high corner of one axis."""
+    prior_size = at_least(prior_high - prior_low, EPS)
+    center = shift * number(center_variance, shift) * prior_size + (prior_low + prior_high) * 0.5
+    scale = scale * number(size_variance, scale)
+    bound = number(max_log_scale, scale)
+    half = tl.exp(tl.where(scale > bound, bound, scale)) * prior_size * 0.5
+    return center - half, center + half

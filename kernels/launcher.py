@@ -1,0 +1,30 @@
+"""Launchers as torch ops, which torch.compile calls as they are.
+
+Dynamo would trace a bare launch, but knows no `enable_fp_fusion`, on which the bits of IoU hang.
+"""
+
+import torch
+
+_LIBRARY = torch.library.Library("ssdkern_triton", "FRAGMENT")
+
+
+def launcher(fake):
+    """Registers the decorated `<op>_triton` as an op; `fake` makes its results, uninitialised."""
+
+    def register(launch):
+        def run(*args):
+            args = [arg.contiguous() if isinstance(arg, torch.Tensor) else arg for arg in args]
+            if args[0].device.type != "cuda":
+                return launch(*args)
+            with torch.cuda.device(args[0].device):
+                return launch(*args)
+
+        name = launch.__name__.removesuffix("_triton")
+        schema = name + torch.library.infer_schema(launch, mutates_args=())
+        _LIBRARY.define(schema, tags=torch.Tag.pt2_compliant_tag)
+        for device in ("CPU", "CUDA"):
+            _LIBRARY.impl(name, run, device)
+        torch.library.register_fake(f"ssdkern_triton::{name}", fake, lib=_LIBRARY)
+        return getattr(torch.ops.ssdkern_triton, name).default
+
+    return register

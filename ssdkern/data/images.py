@@ -143,12 +143,13 @@ def open_image(
     """
     with _opened(path) as image:
         stored, shown = _check_size(image, path, size)
+        orientation = _orientation(image)
         turn = size is None or tuple(size) == shown
         if scale > 1 and image.format == "JPEG":
             image.draft(None, (stored[1] // scale, stored[0] // scale))
         try:
             image.load()
-            if turn and image.getexif().get(_ORIENTATION, 1) != 1:
+            if turn and orientation != 1:
                 image = ImageOps.exif_transpose(image)
             return _to_rgb(image)
         except (OSError, SyntaxError, EOFError) as error:
@@ -186,8 +187,15 @@ def _opened(path: str | os.PathLike) -> Image.Image:
 
 
 def _shown(image: Image.Image) -> tuple[int, int]:
-    turned = image.getexif().get(_ORIENTATION, 1) in (5, 6, 7, 8)
+    turned = _orientation(image) in (5, 6, 7, 8)
     return (image.width, image.height) if turned else (image.height, image.width)
+
+
+def _orientation(image: Image.Image) -> int:
+    # of a PNG that has none in its header, getexif would decode all pixels to look behind them
+    if image.format == "PNG" and not {"exif", "Raw profile type exif"} & image.info.keys():
+        return 1
+    return image.getexif().get(_ORIENTATION, 1)
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:

@@ -62,19 +62,27 @@ def choose(source: Source, split: str, val_fraction: float | None) -> tuple[list
             notes += [note for note in said if note not in notes]
         return list(entries.values()), notes
     real = source.splits
-    if split in real and (val_fraction is None or split not in ("train", "val")):
-        return source.entries(split), []
     if split not in ("train", "val", "test"):
+        if split in real:
+            return source.entries(split), []
         raise ValueError(f"want a split of {real or ['train', 'val', 'test']}, got {split!r}")
     if split == "test":
+        if "test" in real:
+            return source.entries("test"), []
         entries, notes = choose(source, "val", val_fraction)
         return entries, [*notes, "no test split: val stands in for it"]
+    has_val = "val" in real and val_fraction is None
+    if has_val and split == "val":
+        return source.entries("val"), []
     base = next((name for name in ("train", "trainval") if name in real), None)
     if real and base is None:
         if split == "val" and "test" in real:
             return source.entries("test"), ["no val split: test stands in for it"]
         raise ValueError(f"want a {split} split, got only {real}")
-    if val_fraction is None and "val" not in real and "test" in real:
+    if has_val:
+        held = {entry.image for entry in source.entries("val")} if base == "trainval" else ()
+        return [entry for entry in source.entries(base) if entry.image not in held], []
+    if val_fraction is None and "test" in real:
         if split == "val":
             note = "no val split: test stands in for it; val_fraction=0.1 holds back train instead"
             return source.entries("test"), [note]

@@ -30,7 +30,7 @@ class VocSource:
         return bool(tree.files(".xml"))
 
     def _by_image(self, files: list[str]) -> dict[str, str]:
-        """XML path of each picture: of those of its name, the one with the most folders alike."""
+        """XML path of each picture: of those of its name, the one whose folder fits best."""
         pictures: dict[str, list[str]] = {}
         for image in self.tree.images():
             pictures.setdefault(stem(image), []).append(image)
@@ -81,7 +81,7 @@ class VocSource:
             for number, row in enumerate(lines(self.tree.path(file)), 1):
                 name = row.strip()
                 first, _, flag = name.rpartition(" ")
-                if flag in ("-1", "0", "1"):
+                if first and flag in ("-1", "0", "1"):
                     name = first.strip()
                 if not name:
                     continue
@@ -138,11 +138,11 @@ class VocSource:
         faults.check()
 
 
-def _likeness(home: str, folder: str) -> tuple[bool, int, bool]:
-    """How well a picture's folder fits an annotation's; the last point settles VOC's masks."""
+def _likeness(home: str, folder: str) -> tuple[bool, bool, int]:
+    """How well a picture's folder fits an annotation's; the second point rules out masks."""
     words = folder.split("/")
-    common = len({*home.split("/")} & {*words})
-    return folder == home, common, words[-1].lower() in ("jpegimages", "images")
+    proper = words[-1].lower() in ("jpegimages", "images")
+    return folder == home, proper, len({*home.split("/")} & {*words})
 
 
 def _unknown(name: str, labels: dict[str, int]) -> str:

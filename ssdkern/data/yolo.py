@@ -10,6 +10,7 @@ from .images import Tree, join, lines, parent, stem
 from .source import Entry, by_folder, read_names
 
 _NAME_FILES = ("classes.txt", "obj.names", "classes.names", "labels.txt")
+_MAX_CLASSES = 100_000
 
 
 class YoloSource:
@@ -171,8 +172,8 @@ def _parse(words: list[str]) -> tuple[int, tuple[float, float, float, float]]:
         number, values = float(words[0]), [float(word) for word in words[1:]]
     except ValueError:
         raise ValueError(f"want numbers, got {' '.join(words)!r}") from None
-    if number != int(number) or number < 0:
-        raise ValueError(f"want a class number from 0, got {words[0]}")
+    if not number.is_integer() or not 0 <= number < _MAX_CLASSES:
+        raise ValueError(f"want a class number from 0 to {_MAX_CLASSES - 1}, got {words[0]}")
     if len(values) != 4 and (len(values) < 6 or len(values) % 2):
         raise ValueError(f"want class cx cy w h, got {len(words)} values")
     if any(abs(value) > 2 for value in values if math.isfinite(value)):

@@ -122,7 +122,8 @@ def predict_files(model, class_names, pictures, folder, *, score_threshold=0.5, 
             ]
         rows.append(row)
         yield row
-    (folder / "predictions.json").write_text(json.dumps(rows, indent=1) + "\n")
+    lines = ",\n".join(map(json.dumps, rows))  # a line for each picture
+    (folder / "predictions.json").write_text(f"[\n{lines}\n]\n")
 
 
 def parser():

@@ -50,8 +50,8 @@ def box_iou_torch(boxes1, boxes2):
     """The reference: float xyxy boxes [..., N, 4] and [..., M, 4] to [..., N, M]."""
     x1, y1, x2, y2 = boxes1.unsqueeze(-2).unbind(-1)  # [..., N, 1]
     u1, v1, u2, v2 = boxes2.unsqueeze(-3).unbind(-1)  # [..., 1, M]
-    width = (torch.minimum(x2, u2) - torch.maximum(x1, u1)).clamp(min=0)
-    height = (torch.minimum(y2, v2) - torch.maximum(y1, v1)).clamp(min=0)
+    width = (torch.minimum(x2, u2) - torch.maximum(x1, u1)).relu()
+    height = (torch.minimum(y2, v2) - torch.maximum(y1, v1)).relu()
     inter = width * height
     return inter / ((x2 - x1) * (y2 - y1) + (u2 - u1) * (v2 - v1) - inter)
 

@@ -1,0 +1,77 @@
+"""Writes the speed table of the README from the JSON of pytest-benchmark.
+
+pytest bench --benchmark-only --benchmark-json=bench.json
+python -m bench.table bench.json
+"""
+
+import json
+import sys
+from collections import defaultdict
+from pathlib import Path
+
+README = Path(__file__).resolve().parent.parent / "README.md"
+COLUMNS = ("torchvision", "torch", "compile", "native", "triton")
+
+
+def replace_section(name, text):
+    """Puts `text` between the README's markers of `name`."""
+    readme = README.read_text()
+    begin, end = f"<!-- {name} -->\n", f"<!-- /{name} -->"
+    if begin not in readme or end not in readme:
+        raise ValueError(f"want markers {begin.strip()} and {end} in {README.name}, got none")
+    head, rest = readme.split(begin, 1)
+    README.write_text(head + begin + text + end + rest.split(end, 1)[1])
+
+
+def milliseconds(seconds):
+    return f"{seconds * 1e3:.3g}"
+
+
+def rows(report):
+    """One group at a time: its name, medians of the columns, our best, the memory floor."""
+    groups = defaultdict(dict)
+    for entry in report["benchmarks"]:
+        groups[entry["group"]][entry["extra_info"]["column"]] = entry
+    for group, columns in groups.items():
+        medians = {name: entry["stats"]["median"] for name, entry in columns.items()}
+        best = min((medians[c] for c in ("native", "triton") if c in medians), default=None)
+        floor = next(iter(columns.values()))["extra_info"]["floor_seconds"]
+        yield group, medians, best, floor
+
+
+def table(report):
+    names = [
+        name
+        for name in COLUMNS
+        if any(e["extra_info"]["column"] == name for e in report["benchmarks"])
+    ]
+    header = ["op, mode, shape", *(f"{name} ms" for name in names)]
+    header += ["against torchvision", "memory floor ms", "of the floor"]
+    lines = ["| " + " | ".join(header) + " |", "|---" * len(header) + "|"]
+    for group, medians, best, floor in rows(report):
+        cells = [milliseconds(medians[name]) if name in medians else "" for name in names]
+        theirs = medians.get("torchvision")
+        ratio = f"{theirs / best:.1f}x" if theirs and best else ""
+        distance = f"{best / floor:.1f}x" if best else ""
+        cells = [group, *cells, ratio, milliseconds(floor), distance]
+        lines.append("| " + " | ".join(cells) + " |")
+    info = report["benchmarks"][0]["extra_info"]
+    loads = [entry["extra_info"]["load"] for entry in report["benchmarks"]]
+    lines.append("")
+    lines.append(
+        f"{info['device']}, {info['threads']} threads, torch {info['torch']}, load "
+        f"{min(loads):.1f} to {max(loads):.1f}; medians; each column gave the same answer before "
+        "it was timed. The floor is the bytes that must move, at the speed of a large copy; "
+        "less than 1x means that they were in a cache."
+    )
+    return "\n".join(lines) + "\n"
+
+
+def main(argv):
+    if len(argv) != 1:
+        sys.exit(f"want one JSON file of pytest-benchmark, got {argv}")
+    replace_section("speed", table(json.loads(Path(argv[0]).read_text())))
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

@@ -63,6 +63,7 @@ def _paper(thousands, priors, expand):
 # Caffe scripts (VOC, COCO), the paper's doubled (07++12), or those of the one ILSVRC script.
 RECIPES = {
     "small": Recipe(lr=0.01, batch_size=8, warmup=0.05, ema=0.99, clip_grad=10.0, expand=False),
+    "scenes": Recipe(lr=0.02, batch_size=16, warmup=0.05, ema=0.99, clip_grad=10.0, augment="flip"),
     "voc07": _paper((40, 10, 10), "voc", False),
     "voc0712": _paper((40, 10, 10), "voc", False),
     "voc07pp12": _paper((60, 20), "voc", False),

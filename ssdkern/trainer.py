@@ -181,8 +181,8 @@ class Trainer:
                 bar.set_postfix_str(self._status(), refresh=False)
                 if on_step:
                     on_step(self)
-                if self.epoch > before or self.progress >= 1:
-                    self._end_epoch(stop, bar)
+                if self.epoch > before or self._due(before) or self.progress >= 1:
+                    self._record(stop, bar, self._due(before) or self.progress >= 1)
                 elif self.elapsed - self._saved > _SAVE_SECONDS:
                     self.save()
         if stop.number or self._saved < self.elapsed:
@@ -289,18 +289,22 @@ class Trainer:
             f"data {self._waited / spent:.0%}"
         )
 
-    def _end_epoch(self, stop, bar):
+    def _due(self, before):
+        """Whether to evaluate now, `before` being the epoch before this step."""
+        if every := self.options.eval_every:
+            return self.epoch // every > before // every
+        return math.floor(10 * self.progress) > self._mark
+
+    def _record(self, stop, bar, due):
+        """Add a row to the record, and evaluate if that is due."""
         self._look()
-        localization, classification = self._sums / max(self._read, 1)
+        localization, classification = (self._sums / max(self._read, 1)).tolist()
         spent = max(self._spent, 1e-9)
-        score, done = None, self.progress >= 1
-        mark, every = math.floor(10 * self.progress), self.options.eval_every
-        due = self.epoch % every == 0 if every else mark > self._mark
-        if self.eval_set is not None and (due or done) and not stop.number:
+        score = None
+        if due and self.eval_set is not None and not stop.number:
             with stop.interrupting():
-                report = self.evaluate()
-                score = report.map50
-            self._mark = mark
+                score = float(self.evaluate().map50)
+        self._mark = math.floor(10 * self.progress)
         row = {
             "step": self.step,
             "epoch": self.epoch,

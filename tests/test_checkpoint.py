@@ -1,0 +1,96 @@
+"""Checkpoints: what is written comes back, or the old file stays."""
+
+import pickle
+
+import pytest
+import torch
+
+from ssdkern.checkpoint import (
+    atomic_write,
+    load_matching,
+    load_model,
+    load_state,
+    read_info,
+    save_state,
+    save_weights,
+)
+from ssdkern.model import build
+
+
+@pytest.fixture(scope="module")
+def model():
+    torch.manual_seed(0)
+    return build("ssd_tiny", 3, 64, width=16)
+
+
+def test_a_model_comes_back_from_its_file(model, tmp_path):
+    path = tmp_path / "weights/last.safetensors"
+    save_weights(path, model, ["cat", "dog"], step=7, image_size=64)
+    loaded, info = load_model(path)
+    assert info["class_names"] == ["cat", "dog"] and info["step"] == 7
+    assert not loaded.training
+    images = torch.rand(2, 3, 64, 64)
+    with torch.no_grad():
+        for got, want in zip(loaded.heads(images), model.eval().heads(images), strict=True):
+            assert torch.equal(got, want)
+
+
+def test_channels_last_weights_come_back(model, tmp_path):
+    path = tmp_path / "last.safetensors"
+    save_weights(path, model.to(memory_format=torch.channels_last), ["a", "b"])
+    loaded, _ = load_model(path)
+    for name, tensor in model.state_dict().items():
+        assert torch.equal(loaded.state_dict()[name], tensor), name
+
+
+def test_a_failed_write_leaves_the_old_file(tmp_path):
+    path = tmp_path / "a.txt"
+    path.write_text("old")
+    with pytest.raises(RuntimeError, match="half way"), atomic_write(path) as part:
+        part.write_text("new")
+        raise RuntimeError("half way")
+    assert path.read_text() == "old"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_poisoned_model_is_not_saved(model, tmp_path):
+    path = tmp_path / "last.safetensors"
+    save_weights(path, model, ["a", "b"])
+    before = path.read_bytes()
+    poisoned = build("ssd_tiny", 3, 64, width=16)
+    with torch.no_grad():
+        poisoned.conf[0].weight[0, 0, 0, 0] = float("nan")
+    with pytest.raises(ValueError, match=r"got NaN or Inf in conf\.0\.weight"):
+        save_weights(path, poisoned, ["a", "b"])
+    assert path.read_bytes() == before
+
+
+def test_weights_of_other_classes_fit_but_for_the_heads(model, tmp_path):
+    path = tmp_path / "last.safetensors"
+    save_weights(path, model, ["a", "b"])
+    other = build("ssd_tiny", 5, 64, width=16)
+    left = load_matching(other, path)
+    assert left and all(name.startswith("conf.") for name in left)
+    for name, tensor in model.backbone.state_dict().items():
+        assert torch.equal(other.backbone.state_dict()[name], tensor), name
+
+
+def test_state_holds_only_tensors_and_plain_values(tmp_path):
+    path = tmp_path / "last.pt"
+    save_state(path, {"step": 3, "rng": torch.get_rng_state(), "rows": [{"a": 1.5}]})
+    assert load_state(path)["rows"] == [{"a": 1.5}]
+    save_state(path, {"code": test_state_holds_only_tensors_and_plain_values})
+    with pytest.raises(pickle.UnpicklingError, match="Weights only load failed"):
+        load_state(path)
+
+
+def test_files_of_others_are_refused(model, tmp_path):
+    from safetensors.torch import save_file
+
+    save_file({"a": torch.zeros(1)}, tmp_path / "a.safetensors")
+    with pytest.raises(ValueError, match=r"want a checkpoint written by ssdkern\.train"):
+        read_info(tmp_path / "a.safetensors")
+    with pytest.raises(ValueError, match="want weights that fit"):
+        load_matching(model, tmp_path / "a.safetensors")
+    with pytest.raises(ValueError, match="want a run to resume"):
+        load_state(tmp_path / "none.pt")

@@ -1,0 +1,202 @@
+"""Training: the same every time, resumed or not, and it never saves what is broken."""
+
+import csv
+import math
+import os
+import signal
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from ssdkern.data import SyntheticScenes
+from ssdkern.recipes import RECIPES
+from ssdkern.train import fit, main, settle
+from ssdkern.trainer import NonFiniteLossError, ema_update
+
+
+class Scenes(SyntheticScenes):
+    """A set small enough that 50 steps pass several epochs."""
+
+    def __init__(self, count=60, seed=0):
+        super().__init__(count, (40, 40), seed, num_classes=3, min_scale=0.2)
+
+
+def options(output, state=None, **more):
+    given = {"data": "scenes", "model": "ssd_tiny", "image_size": 40, "batch_size": 4}
+    given |= {"steps": 50, "quiet": True, "workers": 0, "output": str(output), **more}
+    return settle(given, state)
+
+
+def train(output, state=None, on_step=None, eval_set=None, scenes=None, **more):
+    settings = options(output, state, **more)
+    return fit(*settings, scenes or Scenes(), eval_set, state, on_step)
+
+
+def weights(output, name="last"):
+    return load_file(output / f"weights/{name}.safetensors")
+
+
+def assert_same(a, b):
+    assert a.keys() == b.keys()
+    for name in a:
+        assert torch.equal(a[name], b[name]), name
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    output = tmp_path_factory.mktemp("whole")
+    code, _ = train(output, eval_set=Scenes(8, seed=1))
+    assert code == 0
+    return output
+
+
+def test_two_runs_are_identical_whatever_the_workers(whole, tmp_path):
+    train(tmp_path, workers=2)
+    assert_same(weights(whole), weights(tmp_path))
+
+
+def test_another_seed_is_another_run(whole, tmp_path):
+    train(tmp_path, seed=1)
+    assert not torch.equal(weights(whole)["conf.0.weight"], weights(tmp_path)["conf.0.weight"])
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_interrupted_and_resumed_is_identical(whole, tmp_path, number):
+    def kill(trainer):
+        if trainer.step == 25:
+            os.kill(os.getpid(), number)
+
+    before = signal.getsignal(number)
+    code, trainer = train(tmp_path, on_step=kill)
+    assert code == 128 + number and trainer.step == 25
+    assert signal.getsignal(number) is before
+    torch.manual_seed(12345)  # what happened meanwhile does not matter
+    state = torch.load(tmp_path / "state/last.pt", weights_only=True)
+    code, trainer = train(tmp_path, state)
+    assert code == 0 and trainer.step == 50
+    assert_same(weights(whole), weights(tmp_path))
+
+
+def test_accumulation_resumes_too(tmp_path):
+    def stop(trainer):
+        if trainer.step == 3:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    more = {"steps": 6, "accumulate": 2, "batch_size": 2}
+    train(tmp_path / "a", **more)
+    train(tmp_path / "b", on_step=stop, **more)
+    state = torch.load(tmp_path / "b/state/last.pt", weights_only=True)
+    train(tmp_path / "b", state, **more)
+    assert_same(weights(tmp_path / "a"), weights(tmp_path / "b"))
+
+
+def test_the_record_of_a_run(whole):
+    with open(whole / "results.csv") as file:
+        rows = list(csv.DictReader(file))
+    assert int(rows[-1]["step"]) == 50 and int(rows[-1]["epoch"]) == 3
+    assert float(rows[-1]["classification"]) < float(rows[0]["classification"])
+    assert sum(row["map50"] != "" for row in rows) == 10
+    assert all(0 <= float(row["data_wait"]) <= 1 for row in rows)
+    text = (whole / "args.yaml").read_text()
+    assert "batch_size: 4" in text and "recipe: small" in text
+    assert weights(whole, "best").keys() == weights(whole).keys()
+
+
+def test_a_loss_that_is_not_finite_stops_and_names_the_pictures(tmp_path):
+    def poison(trainer):
+        if trainer.step == 4:
+            trainer.save()
+            with torch.no_grad():
+                trainer.model.conf[0].bias.fill_(float("inf"))
+
+    with pytest.raises(NonFiniteLossError, match=r"at step 4, lr 0\.\d+, on pictures \d+, \d+"):
+        train(tmp_path, on_step=poison)
+    kept = weights(tmp_path)
+    assert all(tensor.isfinite().all() for tensor in kept.values())
+
+
+def test_the_named_pictures_are_those_of_the_step(tmp_path):
+    seen = []
+
+    class Watched(Scenes):
+        def __getitem__(self, index):
+            seen.append(index)
+            return super().__getitem__(index)
+
+    def poison(trainer):
+        if trainer.step == 3:
+            seen.clear()
+            with torch.no_grad():
+                trainer.model.conf[0].bias.fill_(float("inf"))
+
+    with pytest.raises(NonFiniteLossError) as error:
+        train(tmp_path, scenes=Watched(), on_step=poison)
+    named = str(error.value).split("on pictures ")[1].split(";")[0]
+    assert named.split(", ") == [str(index) for index in seen[:4]]
+
+
+def test_a_budget_of_minutes_anneals_to_the_end(tmp_path):
+    rates = []
+    code, trainer = train(
+        tmp_path,
+        steps=None,
+        max_minutes=0.05,
+        on_step=lambda t: rates.append(t.optimizer.param_groups[0]["lr"]),
+    )
+    assert code == 0 and trainer.progress == 1.0
+    assert 3 <= trainer.elapsed < 6
+    assert max(rates) > 0.5 * trainer.recipe.lr and rates[-1] < 0.1 * trainer.recipe.lr
+
+
+def test_schedules_follow_the_paper():
+    recipe = RECIPES["voc0712-star"]
+    assert recipe.steps == 120_000 and recipe.batch_size == 32
+    rates = [recipe.lr * recipe.factor(step / recipe.steps) for step in (0, 79_999, 80_000, 1e5)]
+    assert rates == pytest.approx([1e-3, 1e-3, 1e-4, 1e-5])
+    assert RECIPES["coco-star"].steps == 400_000 and RECIPES["coco-star"].priors == "coco"
+    assert not RECIPES["voc0712"].expand and RECIPES["voc0712-star"].expand
+    small = RECIPES["small"]
+    assert small.factor(0) == 0 and small.factor(small.warmup) == 1
+    assert small.factor(1) == pytest.approx(0, abs=1e-9)
+
+
+def test_the_rate_follows_the_batch(tmp_path):
+    _, recipe = options(tmp_path, recipe="voc07", batch_size=8)
+    assert recipe.lr == pytest.approx(1e-3 / 4)
+    _, recipe = options(tmp_path, recipe="voc07", batch_size=8, accumulate=4)
+    assert recipe.lr == pytest.approx(1e-3)
+    _, recipe = options(tmp_path, recipe="voc07", batch_size=8, lr=0.5)
+    assert recipe.lr == 0.5
+
+
+def test_ema_against_its_formula():
+    averaged, value, update = [torch.zeros(1)], 0.0, ema_update(0.9)
+    for step in range(40):
+        update(averaged, [torch.full((1,), float(step))], torch.tensor(step))
+        decay = min(0.9, (1 + step) / (10 + step))
+        value = decay * value + (1 - decay) * step
+    assert averaged[0].item() == pytest.approx(value, rel=1e-5)
+
+
+def test_resuming_another_run_is_refused(whole, tmp_path):
+    state = torch.load(whole / "state/last.pt", weights_only=True)
+    with pytest.raises(ValueError, match="want --batch-size 4 as the run had, got 8"):
+        settle({"output": str(whole), "batch_size": 8}, state)
+    settings, _ = settle({"output": str(whole), "steps": 80}, state)
+    assert settings.steps == 80 and settings.model == "ssd_tiny"
+
+
+def test_bad_arguments_are_named(capsys, tmp_path):
+    assert main(["--data", str(tmp_path / "none"), "--output", str(tmp_path / "run")]) == 1
+    assert "none" in capsys.readouterr().err
+    assert main(["--output", str(tmp_path / "run")]) == 1
+    assert "want --data with a folder, got none" in capsys.readouterr().err
+    with pytest.raises(ValueError, match="want --lr above 0, got -1"):
+        options(tmp_path, lr=-1)
+    assert not math.isnan(RECIPES["small"].lr)
+
+
+def test_a_run_is_not_overwritten(whole, capsys):
+    assert main(["--data", "somewhere", "--output", str(whole)]) == 1
+    assert "want a new --output, or --resume" in capsys.readouterr().err

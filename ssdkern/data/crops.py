@@ -25,7 +25,8 @@ def draw_crops(count: int, rng: np.random.Generator, min_scale: float = 0.3) -> 
     """``count`` crops as xyxy in parts of the picture, float64 [count, 4]."""
     scale = rng.uniform(min_scale, 1.0, count)
     ratio = rng.uniform(0.5, 2.0, count).clip(scale**2, 1 / scale**2)
-    width, height = scale * np.sqrt(ratio), scale / np.sqrt(ratio)
+    width = np.minimum(scale * np.sqrt(ratio), 1)
+    height = np.minimum(scale / np.sqrt(ratio), 1)
     left = rng.random(count) * (1 - width)
     top = rng.random(count) * (1 - height)
     return np.stack([left, top, left + width, top + height], axis=1)

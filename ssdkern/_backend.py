@@ -1,7 +1,8 @@
 """Which implementation of an op runs on a device, and why another does not.
 
 `native` is built C++ and CUDA C++, `triton` compiles at first use, `torch` is always there.
-Which of them can run is settled once per process; `SSDKERN_DISABLE=native,triton` hides backends.
+Which of them can run is settled once per process; `SSDKERN_DISABLE=native,triton` hides backends,
+`SSDKERN_LIBRARY_CPU=<path>` puts another build of the CPU ops in place of the installed one.
 """
 
 import importlib.util
@@ -20,7 +21,8 @@ _announced = set()
 
 def _load(library):
     """Loads one of our op libraries; returns None, or the reason that it cannot be used."""
-    path = Path(__file__).with_name(f"libssdkern_{library}.so")
+    installed = Path(__file__).with_name(f"libssdkern_{library}.so")
+    path = Path(os.environ.get(f"SSDKERN_LIBRARY_{library.upper()}") or installed)
     if "native" in _DISABLED:
         return "switched off by SSDKERN_DISABLE"
     if library == "cuda" and torch.version.cuda is None:

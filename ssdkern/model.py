@@ -122,8 +122,9 @@ def _vgg(variant, num_classes, image_size, atrous, sources, like, options):
     image_size = image_size or variant
     data, defaults = _LIKE[like]
     options = {**defaults, **options}
-    if isinstance(options.get("prior_config", ""), str):
-        name = options.pop("prior_config", f"ssd{variant}-{data}")
+    given = options.get("prior_config")
+    if given is None or isinstance(given, str):
+        name = given or f"ssd{variant}-{data}"
         with torch.device("meta"):
             whole = VGG16(variant, image_size, atrous=atrous)
         options["prior_config"] = _scaled(name, _even_priors(whole, image_size), like)

@@ -218,7 +218,7 @@ class SSD(nn.Module):
         image = image.to(self.mean.device, self.mean.dtype)[None]
         return image if image.shape[2:] == size else F.interpolate(image, size, mode="bilinear")
 
-    def parameter_groups(self, lr, weight_decay, *, bias_lr=2.0, backbone_lr=1.0):
+    def parameter_groups(self, lr, weight_decay, *, bias_lr=2.0):
         """Groups for an optimiser, by the reference's rule.
 
         Args:
@@ -226,20 +226,16 @@ class SSD(nn.Module):
             weight_decay: decay of the weights of convolutions and of L2Norm.
             bias_lr: the biases of convolutions learn `bias_lr` times as fast, without decay, as
                 in the Caffe original. Normalisation layers have the plain rate without decay.
-            backbone_lr: factor on all rates of the backbone, its extra layers excepted.
         """
         norms = (nn.modules.batchnorm._BatchNorm, nn.GroupNorm, nn.LayerNorm)
         groups = {}
-        for path, module in self.named_modules():
-            inside = path.startswith("backbone.") and not path.startswith("backbone.extras.")
+        for module in self.modules():
+            plain = isinstance(module, norms)
             for name, parameter in module.named_parameters(recurse=False):
-                plain = isinstance(module, norms)
-                factor = (backbone_lr if inside else 1.0) * (
-                    bias_lr if name == "bias" and not plain else 1.0
-                )
+                rate = lr * bias_lr if name == "bias" and not plain else lr
                 decay = 0.0 if plain or name == "bias" else weight_decay
                 if parameter.requires_grad:
-                    groups.setdefault((lr * factor, decay), []).append(parameter)
+                    groups.setdefault((rate, decay), []).append(parameter)
         return [{"params": p, "lr": r, "weight_decay": d} for (r, d), p in groups.items()]
 
     def config(self):

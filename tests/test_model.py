@@ -238,6 +238,9 @@ def test_any_square_image_size(name):
         model = build(name, 3, size)
     assert model.image_size == size
     assert model.prior_config.image_size == size
+    config = {**model.config(), "image_size": size + 32, "prior_config": None}
+    with torch.device("meta"):
+        assert from_config(config).image_size == size + 32
 
 
 def test_small_objects_want_a_finer_map():
@@ -286,10 +289,10 @@ def test_parameter_groups():
     assert rates[id(model.backbone.l2norm.weight)] == (1e-3, 5e-4)
     assert rates[id(model.backbone.trunk[0].bias)] == (2e-3, 0)
     model = ssd300_mobilenet_v2(2, 64)
-    groups = model.parameter_groups(1.0, 0.1, backbone_lr=0.25)
+    groups = model.parameter_groups(1.0, 0.1)
     rates = {id(p): (g["lr"], g["weight_decay"]) for g in groups for p in g["params"]}
     norm = next(m for m in model.backbone.body.modules() if isinstance(m, nn.BatchNorm2d))
-    assert rates[id(norm.weight)] == rates[id(norm.bias)] == (0.25, 0)
+    assert rates[id(norm.weight)] == rates[id(norm.bias)] == (1.0, 0)
     assert rates[id(model.backbone.extras[0][0][0].weight)] == (1.0, 0.1)
     assert rates[id(model.loc[0].bias)] == (2.0, 0)
 

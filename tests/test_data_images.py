@@ -24,7 +24,7 @@ def test_modes(tmp_path, mode):
     ramp = np.tile(np.linspace(0, 255, 64).astype(np.uint8), (40, 1))
     grey = np.repeat(ramp[:, :, None], 3, axis=2)
     if mode == "I;16":
-        image = Image.fromarray(ramp.astype(np.uint16) * 257)
+        image = Image.fromarray(ramp.astype(np.uint16) * 256 + 255 - ramp)
     else:
         image = Image.fromarray(grey).convert(mode)
     path = tmp_path / ("a.tif" if mode in ("CMYK", "YCbCr") else "a.png")

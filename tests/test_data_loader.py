@@ -59,6 +59,11 @@ def test_a_run_goes_on_where_it_stopped(workers):
     same(batches(epochs=3)[4:], batches(epochs=3, start_batch=4, workers=workers))
 
 
+def test_epochs_differ_in_more_than_their_order():
+    first, second = (batches(epoch=epoch, shuffle=False) for epoch in (0, 1))
+    assert all(not torch.equal(a.images, b.images) for a, b in zip(first, second, strict=True))
+
+
 def test_global_random_state_does_not_show():
     alone = batches()
     torch.manual_seed(99)

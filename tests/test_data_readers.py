@@ -70,6 +70,8 @@ def test_test_falls_back_on_val_and_says_so(tmp_path, kind):
     found = open_dataset(folder, "test")
     assert len(found) == 2
     assert "no test split: val stands in for it" in summarize(found)
+    held = open_dataset(folder, "val", val_fraction=0.25)
+    assert len(held) == 1 and "train" in held.paths[0]
     with pytest.raises(ValueError, match=r"want a split of .*'train', 'val'.*, got 'extra'"):
         open_dataset(folder, "extra")
 

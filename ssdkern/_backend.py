@@ -88,6 +88,11 @@ def why_not(op, backend, device):
     return None
 
 
+def preference(device):
+    """The backends that are tried on `device`, best first."""
+    return _PREFERENCE.get(torch.device(device).type, ("torch",))
+
+
 @torch.compiler.assume_constant_result
 def resolve(op, backend, device):
     """The backend that runs `op` on `device`: the named one, or the best that can run.
@@ -100,7 +105,7 @@ def resolve(op, backend, device):
         if reason := why_not(op, backend, device):
             raise RuntimeError(f"{op} cannot run on backend {backend!r}: {reason}")
         return backend
-    order = _PREFERENCE.get(device, ("torch",))
+    order = preference(device)
     reasons = {name: why_not(op, name, device) for name in order}
     chosen = next(name for name in order if reasons[name] is None)
     if chosen != order[0] and device not in _announced:

@@ -40,10 +40,9 @@ int64_t scan_logits(const T* logits, const T* end, int64_t prior, int64_t count,
     const S most = reduce(top, [](S a, S b) { return a > b ? a : b; });
     auto total = splat(S(0));
     for (int64_t c = 0; c < classes; c += kLanes) {
-      const auto e = exp(load(scratch + c) - splat(most));
-      const int left = int(std::min<int64_t>(kLanes, classes - c));
+      const auto e = exp(load(scratch + c) - splat(most));  // 0 where there is no class
       store(scratch + c, e);
-      total = total + load_part(scratch + c, left, S(0));
+      total = total + e;
     }
     const auto whole = splat(sum(total));
     for (int64_t c = 0; c < classes; c += kLanes) {

@@ -1,0 +1,225 @@
+// SSD's loss. Forward reads the logits once; backward writes zeros and the selected rows.
+#include <memory>
+#include <numeric>
+
+#include "hardest.h"
+#define SSDKERN_KERNELS "multibox_loss.h"
+#include "isa.h"
+
+namespace ssdkern {
+namespace {
+
+struct Targets {
+  Tensor priors, gt_boxes, gt_labels, matched;
+  Variances variances;
+  int64_t images, count, classes;
+};
+
+Targets check_targets(const Tensor& logits, const Tensor& offsets, const Tensor& priors,
+                      const Tensor& gt_boxes, const Tensor& gt_labels, const Tensor& matched,
+                      Variances variances, ScalarType type) {
+  check_float(offsets, "offsets");
+  check_float(priors, "priors");
+  check_float(gt_boxes, "gt_boxes");
+  const int64_t images = logits.size(0), count = logits.size(1), classes = logits.size(2);
+  check_shape(offsets, "offsets", {images, count, 4});
+  check_shape(priors, "priors", {count, 4});
+  check_shape(gt_boxes, "gt_boxes", {-1, 4});
+  check_shape(gt_labels, "gt_labels", {gt_boxes.size(0)});
+  check_shape(matched, "matched", {images, count});
+  STD_TORCH_CHECK(gt_labels.scalar_type() == ScalarType::Long, "want gt_labels of dtype int64, ",
+                  "got ", gt_labels.scalar_type());
+  STD_TORCH_CHECK(matched.scalar_type() == ScalarType::Int, "want matched of dtype int32, got ",
+                  matched.scalar_type());
+  const Targets out{as(priors, type),
+                    as(gt_boxes, type),
+                    torch::stable::contiguous(gt_labels),
+                    torch::stable::contiguous(matched),
+                    variances,
+                    images,
+                    count,
+                    classes};
+  const int64_t* label = data<int64_t>(out.gt_labels);
+  for (int64_t i = 0; i < gt_boxes.size(0); ++i)
+    STD_TORCH_CHECK(label[i] >= 0 && label[i] < classes, "want gt_labels in 1..", classes - 1,
+                    ", got ", label[i]);
+  const int32_t* row = data<int32_t>(out.matched);
+  int32_t low = -2, high = -1;
+  for (int64_t i = 0; i < images * count; ++i) {
+    low = std::min(low, row[i]);
+    high = std::max(high, row[i]);
+  }
+  STD_TORCH_CHECK(low >= -2 && high < gt_boxes.size(0), "want matched in -2..",
+                  gt_boxes.size(0) - 1, ", got ", low, "..", high);
+  return out;
+}
+
+// What the offsets of the positives of one image should be, [positives, 4], in order of prior.
+template <typename S>
+std::vector<S> encode_positives(const Targets& targets, const int32_t* matched) {
+  std::vector<S> boxes, priors;
+  for (int64_t i = 0; i < targets.count; ++i)
+    if (matched[i] >= 0)
+      for (int k = 0; k < 4; ++k) {
+        boxes.push_back(data<S>(targets.gt_boxes)[int64_t(matched[i]) * 4 + k]);
+        priors.push_back(data<S>(targets.priors)[i * 4 + k]);
+      }
+  std::vector<S> out(boxes.size());
+  const auto encode = SSDKERN_PICK(encode_boxes_rows<S>);
+  encode(boxes.data(), priors.data(), int64_t(boxes.size()) / 4, targets.variances, out.data());
+  return out;
+}
+
+// Calls f(image) for all images, in parallel.
+template <typename F>
+void for_each_image(int64_t images, F f) {
+  torch::stable::parallel_for(0, images, 1, [&](int64_t begin, int64_t end) {
+    for (int64_t image = begin; image < end; ++image) f(image);
+  });
+}
+
+}  // namespace
+
+std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> multibox_loss_cpu(
+    const Tensor& logits, const Tensor& offsets, const Tensor& priors, const Tensor& gt_boxes,
+    const Tensor& gt_labels, const Tensor& matched, double neg_pos_ratio, double center_variance,
+    double size_variance) {
+  check_float(logits, "logits");
+  check_shape(logits, "logits", {-1, -1, -1});
+  check_ratio(neg_pos_ratio);
+  const ScalarType type = compute_type(logits, offsets);
+  const Targets targets = check_targets(logits, offsets, priors, gt_boxes, gt_labels, matched,
+                                        {center_variance, size_variance}, type);
+  const auto [images, count, classes] = std::tuple(targets.images, targets.count, targets.classes);
+  const Tensor heads =
+      type == ScalarType::Double ? as(logits, type) : torch::stable::contiguous(logits);
+  return with_float(heads, [&](auto kind) {
+    using T = decltype(kind);
+    using S = Compute<T>;
+    const Tensor codes = as(offsets, type);
+    Tensor lse = torch::stable::new_empty(codes, {images, count});
+    Tensor selected = torch::stable::new_empty(codes, {images, count}, ScalarType::Bool);
+    std::vector<S> rank(images * count);
+    const T* x = data<T>(heads);
+    const int32_t* row = data<int32_t>(targets.matched);
+    const int64_t* label = data<int64_t>(targets.gt_labels);
+    S* norm = data<S>(lse);
+    const auto run = SSDKERN_PICK(log_sum_exp_rows<T, S>);
+    for_each_row_block(images, count, [&](int64_t first, int64_t, int64_t rows) {
+      run(x + first * classes, rows, classes, norm + first);
+      for (int64_t i = first; i < first + rows; ++i)
+        rank[i] = row[i] == -2 ? -std::numeric_limits<S>::infinity() : norm[i] - S(x[i * classes]);
+    });
+
+    std::vector<double> localization(images), classification(images);
+    std::vector<int64_t> positives(images);
+    for_each_image(images, [&](int64_t image) {
+      const int64_t first = image * count;
+      const std::unique_ptr<bool[]> positive(new bool[count + 1]);
+      for (int64_t i = 0; i < count; ++i) positive[i] = row[first + i] >= 0;
+      bool* chosen = data<bool>(selected) + first;
+      mark_hardest(rank.data() + first, positive.get(), count, neg_pos_ratio, chosen);
+      const auto want = encode_positives<S>(targets, row + first);
+      const S* code = data<S>(codes) + first * 4;
+      for (int64_t i = 0; i < count; ++i) {
+        if (chosen[i]) classification[image] += double(rank[first + i]);
+        if (!positive[i]) continue;
+        const int64_t at = first + i, place = positives[image]++;
+        chosen[i] = true;
+        classification[image] += double(norm[at] - S(x[at * classes + label[row[at]]]));
+        for (int k = 0; k < 4; ++k) {
+          const S off = std::abs(code[4 * i + k] - want[4 * place + k]);
+          localization[image] += double(off < S(1) ? S(0.5) * off * off : off - S(0.5));
+        }
+      }
+    });
+    const auto scalar = [&](const auto& parts, ScalarType kind_of) {
+      return std::pair(torch::stable::new_empty(codes, {}, kind_of),
+                       std::accumulate(parts.begin(), parts.end(), parts[0] * 0));
+    };
+    localization.push_back(0), classification.push_back(0), positives.push_back(0);
+    auto [loc, loc_sum] = scalar(localization, type);
+    auto [cls, cls_sum] = scalar(classification, type);
+    auto [number, total] = scalar(positives, ScalarType::Long);
+    *data<S>(loc) = S(loc_sum);
+    *data<S>(cls) = S(cls_sum);
+    *data<int64_t>(number) = total;
+    return std::tuple(loc, cls, number, lse, selected);
+  });
+}
+
+std::tuple<Tensor, Tensor> multibox_loss_backward_cpu(
+    const Tensor& grad_localization, const Tensor& grad_classification, const Tensor& logits,
+    const Tensor& offsets, const Tensor& priors, const Tensor& gt_boxes, const Tensor& gt_labels,
+    const Tensor& matched, const Tensor& lse, const Tensor& selected, double center_variance,
+    double size_variance) {
+  check_float(logits, "logits");
+  check_shape(logits, "logits", {-1, -1, -1});
+  check_shape(grad_localization, "grad_localization", {});
+  check_shape(grad_classification, "grad_classification", {});
+  const ScalarType type = compute_type(logits, offsets);
+  const Targets targets = check_targets(logits, offsets, priors, gt_boxes, gt_labels, matched,
+                                        {center_variance, size_variance}, type);
+  const auto [images, count, classes] = std::tuple(targets.images, targets.count, targets.classes);
+  check_shape(lse, "lse", {images, count});
+  check_shape(selected, "selected", {images, count});
+  STD_TORCH_CHECK(selected.scalar_type() == ScalarType::Bool, "want selected of dtype bool, got ",
+                  selected.scalar_type());
+  const Tensor heads =
+      type == ScalarType::Double ? as(logits, type) : torch::stable::contiguous(logits);
+  return with_float(heads, [&](auto kind) {
+    using T = decltype(kind);
+    using S = Compute<T>;
+    const Tensor codes = as(offsets, type), norm = as(lse, type);
+    const Tensor chosen = torch::stable::contiguous(selected);
+    Tensor grad_logits = torch::stable::new_empty(heads, heads.sizes());
+    Tensor grad_offsets = torch::stable::new_empty(codes, codes.sizes());
+    const T* x = data<T>(heads);
+    T* out = data<T>(grad_logits);
+    const int32_t* row = data<int32_t>(targets.matched);
+    const int64_t* label = data<int64_t>(targets.gt_labels);
+    const S by_class = *data<S>(as(grad_classification, type));
+    const S by_offset = *data<S>(as(grad_localization, type));
+    const auto run = SSDKERN_PICK(softmax_gradient<T, S>);
+    for_each_row_block(images, count, [&](int64_t first, int64_t, int64_t rows) {
+      std::fill(out + first * classes, out + (first + rows) * classes, T(0));
+      for (int64_t i = first; i < first + rows; ++i)
+        if (data<bool>(chosen)[i])
+          run(x + i * classes, classes, row[i] >= 0 ? label[row[i]] : 0, data<S>(norm)[i], by_class,
+              out + i * classes);
+    });
+    for_each_image(images, [&](int64_t image) {
+      const int64_t first = image * count;
+      const auto want = encode_positives<S>(targets, row + first);
+      const S *code = data<S>(codes) + first * 4, *target = want.data();
+      S* grad = data<S>(grad_offsets) + first * 4;
+      std::fill(grad, grad + count * 4, S(0));
+      for (int64_t i = 0; i < count; ++i)
+        for (int k = 0; k < 4 && row[first + i] >= 0; ++k) {
+          const S off = code[4 * i + k] - *target++;
+          grad[4 * i + k] = std::min(S(1), std::max(S(-1), off)) * by_offset;
+        }
+    });
+    return std::tuple(grad_logits, as(grad_offsets, offsets.scalar_type()));
+  });
+}
+
+STABLE_TORCH_LIBRARY_FRAGMENT(ssdkern, m) {
+  m.def(
+      "multibox_loss(Tensor logits, Tensor offsets, Tensor priors, Tensor gt_boxes, "
+      "Tensor gt_labels, Tensor matched, float neg_pos_ratio, float center_variance, "
+      "float size_variance) -> (Tensor localization, Tensor classification, "
+      "Tensor num_positives, Tensor lse, Tensor selected)");
+  m.def(
+      "multibox_loss_backward(Tensor grad_localization, Tensor grad_classification, "
+      "Tensor logits, Tensor offsets, Tensor priors, Tensor gt_boxes, Tensor gt_labels, "
+      "Tensor matched, Tensor lse, Tensor selected, float center_variance, "
+      "float size_variance) -> (Tensor grad_logits, Tensor grad_offsets)");
+}
+
+STABLE_TORCH_LIBRARY_IMPL(ssdkern, CPU, m) {
+  m.impl("multibox_loss", TORCH_BOX(&multibox_loss_cpu));
+  m.impl("multibox_loss_backward", TORCH_BOX(&multibox_loss_backward_cpu));
+}
+
+}  // namespace ssdkern

@@ -2,11 +2,16 @@
 #pragma once
 
 #include <cstdint>
+#include <type_traits>
 #include <vector>
 
 #include "../boxes.h"
 
 namespace ssdkern {
+
+// An integer as wide as S, so that it fits the same lane.
+template <typename S>
+using LaneInt = std::conditional_t<sizeof(S) == 8, int64_t, int32_t>;
 
 // Padded to a multiple of 16 boxes, by default with NaN, which overlaps nothing.
 template <typename S>

@@ -106,6 +106,22 @@ constexpr ScalarType scalar_type_of() {
   return std::is_same_v<S, double> ? ScalarType::Double : ScalarType::Float;
 }
 
+// gt_offsets as int32, checked to rise from 0 to the number of rows.
+inline Tensor packed_offsets(const Tensor& gt_offsets, int64_t rows) {
+  const ScalarType type = gt_offsets.scalar_type();
+  STD_TORCH_CHECK(type == ScalarType::Int || type == ScalarType::Long,
+                  "want gt_offsets of dtype int32 or int64, got ", type);
+  STD_TORCH_CHECK(gt_offsets.dim() == 1 && gt_offsets.size(0) >= 1, "want gt_offsets [B+1], got ",
+                  shape(gt_offsets));
+  const Tensor offsets = as(gt_offsets, ScalarType::Int);
+  const int32_t* at = data<int32_t>(offsets);
+  const int64_t last = offsets.size(0) - 1;
+  STD_TORCH_CHECK(at[0] == 0 && at[last] == rows && std::is_sorted(at, at + last + 1),
+                  "want gt_offsets rising from 0 to the ", rows, " rows of gt_boxes, got ", at[0],
+                  " to ", at[last]);
+  return offsets;
+}
+
 inline int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
 // Calls f(row, prior, count) in parallel on blocks of `count` rows of [images, priors, ...], each

@@ -41,10 +41,10 @@ SSDKERN_INLINE Vec<S> splat(S value) {
   return out;
 }
 
-template <typename S, typename N>
-SSDKERN_INLINE Ints<S> splat_int(N value) {
+template <typename S>
+SSDKERN_INLINE Ints<S> splat_int(int64_t value) {
   Ints<S> out;
-  SSDKERN_EACH out.r[k] = value - typename Native<S>::I{};
+  SSDKERN_EACH out.r[k] = LaneInt<S>(value) - typename Native<S>::I{};
   return out;
 }
 
@@ -84,7 +84,14 @@ SSDKERN_INTEGER(+)
 SSDKERN_INTEGER(-)
 SSDKERN_INTEGER(&)
 SSDKERN_INTEGER(|)
+SSDKERN_INTEGER(^)
 #undef SSDKERN_INTEGER
+
+template <typename S>
+SSDKERN_INLINE Ints<S> operator>=(Ints<S> a, Ints<S> b) {
+  SSDKERN_EACH a.r[k] = a.r[k] >= b.r[k];
+  return a;
+}
 
 template <typename S>
 SSDKERN_INLINE Ints<S> shift_left(Ints<S> a, int count) {
@@ -160,22 +167,29 @@ SSDKERN_INLINE uint32_t bits(Ints<S> mask) {
   return out;
 }
 
+// Register by register: GCC copies larger structs through the stack.
 template <typename S>
 SSDKERN_INLINE Vec<S> load(const S* from) {
   Vec<S> out;
-  __builtin_memcpy(&out, from, sizeof(out));
+  SSDKERN_EACH __builtin_memcpy(&out.r[k], from + k * Native<S>::kWidth, SSDKERN_REGISTER);
   return out;
 }
 
 template <typename S>
 SSDKERN_INLINE void store(S* to, Vec<S> a) {
-  __builtin_memcpy(to, &a, sizeof(a));
+  SSDKERN_EACH __builtin_memcpy(to + k * Native<S>::kWidth, &a.r[k], SSDKERN_REGISTER);
 }
 
-template <typename S, typename N>
-SSDKERN_INLINE void store_ints(N* to, Ints<S> a) {
-  static_assert(sizeof(N) == sizeof(S));
-  __builtin_memcpy(to, &a, sizeof(a));
+template <typename S>
+SSDKERN_INLINE Ints<S> load_ints(const LaneInt<S>* from) {
+  Ints<S> out;
+  SSDKERN_EACH __builtin_memcpy(&out.r[k], from + k * Native<S>::kWidth, SSDKERN_REGISTER);
+  return out;
+}
+
+template <typename S>
+SSDKERN_INLINE void store_ints(LaneInt<S>* to, Ints<S> a) {
+  SSDKERN_EACH __builtin_memcpy(to + k * Native<S>::kWidth, &a.r[k], SSDKERN_REGISTER);
 }
 
 // The first `count` lanes, the rest `fill`; never touches memory past the end.

@@ -62,12 +62,10 @@ SSDKERN_INLINE Vec<S> load_as(const T* from) {
     return load(from);
   } else if constexpr (std::is_same_v<T, BFloat16>) {
     uint16_t half[kLanes];
-    uint32_t wide[kLanes];
+    int32_t wide[kLanes];
     __builtin_memcpy(half, from, sizeof(half));
-    for (int i = 0; i < kLanes; ++i) wide[i] = uint32_t(half[i]) << 16;
-    Vec<float> out;
-    __builtin_memcpy(&out, wide, sizeof(out));
-    return out;
+    for (int i = 0; i < kLanes; ++i) wide[i] = int32_t(uint32_t(half[i]) << 16);
+    return as_vec(load_ints<float>(wide));
   } else {
 #if SSDKERN_REGISTER == 64
     const auto half = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(from));

@@ -18,6 +18,8 @@ class Recipe:
         drops: progress at which lr falls tenfold; empty: half a cosine down to zero.
         warmup: share of the run in which lr rises linearly from nothing.
         backbone_lr: factor on lr for a backbone that starts from given weights.
+        freeze: first layers of a pretrained backbone that are not trained.
+        hold_norms: batch normalisation of a pretrained backbone stays as it is.
         clip_grad: largest norm of all gradients; 0: no clipping.
         ema: decay of the averaged weights that are evaluated and saved; 0: no averaging.
         nesterov: Nesterov's momentum instead of the plain one.
@@ -33,6 +35,8 @@ class Recipe:
     warmup: float = 0.0
     weight_decay: float = 5e-4
     backbone_lr: float = 1.0
+    freeze: int = 0
+    hold_norms: bool = False
     clip_grad: float = 0.0
     ema: float = 0.0
     nesterov: bool = False

@@ -20,6 +20,7 @@ import ssdkern
 from ssdkern import weights
 from ssdkern.checkpoint import atomic_write, load_matching, load_state, read_info
 from ssdkern.data import check, open_dataset, summarize
+from ssdkern.frozen import hold_pretrained
 from ssdkern.model import MODELS, build, from_config
 from ssdkern.recipes import RECIPES
 from ssdkern.trainer import NonFiniteLossError, Trainer
@@ -65,6 +66,12 @@ def parser():
     args.add_argument("--weight-decay", type=float)
     args.add_argument("--clip-grad", type=float, help="largest norm of the gradients, 0: any")
     args.add_argument("--ema", type=float, help="decay of the averaged weights, 0: none")
+    args.add_argument("--freeze", type=int, help="first layers of given weights not to train")
+    args.add_argument(
+        "--hold-norms",
+        action=argparse.BooleanOptionalAction,
+        help="with given weights: batch normalisation of the backbone stays as it is",
+    )
     args.add_argument("--augment", choices=("ssd", "flip", "none"))
     args.add_argument("--split", help="part of the data to train on (train); several as a+b")
     args.add_argument("--eval-split", help="part to evaluate on (val); none: no evaluation")
@@ -140,6 +147,8 @@ def make_model(options, recipe, num_classes):
         report = weights.load_backbone_weights(model.backbone, options.backbone_weights)
         print(report)
         pretrained = {f"backbone.{name}" for name in report.loaded}
+        if recipe.freeze or recipe.hold_norms:
+            hold_pretrained(model.backbone, model.image_size, recipe.freeze, recipe.hold_norms)
     if options.weights:
         left = load_matching(model, options.weights)
         print(f"{options.weights}: {len(left)} tensors not in the file {left[:4] if left else ''}")

@@ -19,6 +19,7 @@ LAYERS = [
         "weights",
         "compat",
         "checkpoint",
+        "frozen",
         "metrics",
         "coco",
         "draw",

@@ -53,6 +53,12 @@ def parser():
     args.add_argument("--output", required=True, help="folder of the run")
     args.add_argument("--model", help=f"{', '.join(MODELS)}, timm/NAME, torchvision/NAME (ssd300)")
     args.add_argument("--image-size", type=int, help="side of the input; default: the model's")
+    args.add_argument(
+        "--model-options",
+        type=yaml.safe_load,
+        metavar="YAML",
+        help="arguments of the model's function, such as '{small_objects: true}'",
+    )
     args.add_argument("--backbone-weights", help="file of ImageNet weights for the backbone")
     args.add_argument("--weights", help="checkpoint of this command to start from")
     args.add_argument("--recipe", choices=RECIPES, help="default: small, for small data")
@@ -141,7 +147,9 @@ def make_model(options, recipe, num_classes):
     else:
         known = name in ("ssd300", "ssd512") and recipe.priors
         priors = {"prior_config": f"{name}-{recipe.priors}"} if known else {}
-        model = build(name, num_classes, options.image_size, **priors)
+        model = build(
+            name, num_classes, options.image_size, **{**priors, **(options.model_options or {})}
+        )
     pretrained = set()
     if options.backbone_weights:
         report = weights.load_backbone_weights(model.backbone, options.backbone_weights)

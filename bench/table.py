@@ -9,7 +9,10 @@ import sys
 from collections import defaultdict
 from pathlib import Path
 
-README = Path(__file__).resolve().parent.parent / "README.md"
+from ssdkern.verify import OPS
+
+ROOT = Path(__file__).resolve().parent.parent
+README = ROOT / "README.md"
 COLUMNS = ("torchvision", "torch", "compile", "native", "triton")
 
 
@@ -67,10 +70,22 @@ def table(report):
     return "\n".join(lines) + "\n"
 
 
+def ops_table():
+    """Which op has which kernels, as the sources have it."""
+    folders = {"C++": "csrc/cpu/{}.cpp", "CUDA C++": "csrc/cuda/{}.cu", "Triton": "kernels/{}.py"}
+    lines = ["| op | PyTorch | " + " | ".join(folders) + " |", "|---" * (len(folders) + 2) + "|"]
+    for op in OPS:
+        have = ["yes" if (ROOT / path.format(op)).exists() else "" for path in folders.values()]
+        lines.append("| " + " | ".join([f"`{op}`", "yes", *have]) + " |")
+    return "\n".join(lines) + "\n"
+
+
 def main(argv):
-    if len(argv) != 1:
+    if len(argv) > 1:
         sys.exit(f"want one JSON file of pytest-benchmark, got {argv}")
-    replace_section("speed", table(json.loads(Path(argv[0]).read_text())))
+    replace_section("ops", ops_table())
+    if argv:
+        replace_section("speed", table(json.loads(Path(argv[0]).read_text())))
 
 
 if __name__ == "__main__":

@@ -176,7 +176,8 @@ class SSD(nn.Module):
         """Torchvision's interface to a detector.
 
         Args:
-            images: list of Tensor[3, H, W] in 0..1, of any sizes: each is warped to the square.
+            images: list of Tensor[3, H, W], floating in 0..1 or uint8, of any sizes: each is
+                warped to the square, bilinear.
             targets: for training, a list of dicts with ``boxes`` Tensor[n, 4], xyxy in pixels,
                 and ``labels`` int64 Tensor[n] in 1..C-1.
 
@@ -215,7 +216,8 @@ class SSD(nn.Module):
 
     def _warp(self, image):
         size = (self.image_size, self.image_size)
-        image = image.to(self.mean.device, self.mean.dtype)[None]
+        scale = 255 if image.dtype == torch.uint8 else 1
+        image = image.to(self.mean.device, self.mean.dtype)[None] / scale
         return image if image.shape[2:] == size else F.interpolate(image, size, mode="bilinear")
 
     def parameter_groups(self, lr, weight_decay, *, bias_lr=2.0):

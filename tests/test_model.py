@@ -87,6 +87,9 @@ def test_images_of_bytes_and_of_fractions_are_the_same():
     with torch.no_grad():
         for one, other in zip(model.heads(images), model.heads(images / 255), strict=True):
             torch.testing.assert_close(one, other)
+        small = torch.randint(0, 256, (3, 40, 50), dtype=torch.uint8)
+        one, other = model([small])[0], model([small / 255])[0]
+    torch.testing.assert_close(one["scores"], other["scores"])
 
 
 def test_channels_last_changes_nothing():

@@ -8,10 +8,12 @@ SOURCES := setup.py pyproject.toml $(shell find csrc -type f)
 demo: .venv/built
 	$(BIN)/python -m ssdkern.demo --output runs/demo
 
+# One thread a process: the tests themselves run in parallel.
+test: export OMP_NUM_THREADS = 1
 test: lint
-	$(BIN)/python -m pytest -q
-	TRITON_INTERPRET=1 $(BIN)/python -m pytest -q -k triton
-	SSDKERN_DISABLE=native $(BIN)/python -m pytest -q -m ops
+	$(BIN)/python -m pytest -q -n auto --dist loadfile
+	TRITON_INTERPRET=1 $(BIN)/python -m pytest -q -n auto -m ops -k triton
+	SSDKERN_DISABLE=native $(BIN)/python -m pytest -q -n auto -m ops -k "not native and not compiles_whole"
 
 lint: .venv/built
 	$(BIN)/ruff check

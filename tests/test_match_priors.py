@@ -126,6 +126,18 @@ def test_bad_truth(rule, device, backend):
 
 
 @places("match_priors")
+def test_least_overlap(device, backend):
+    """Caffe keeps no pair of IoU 1e-6 or less: such truth stays unmatched."""
+    priors = torch.tensor([[0.0, 0, 1, 1], [2, 2, 3, 3]], device=device)
+    faint, small = [0.5, 0.5, 0.5007, 0.501], [2.5, 2.5, 2.502, 2.501]  # 7e-7 and 2e-6
+    boxes, offsets = pack([faint, small], device=device)
+    run = {"gt_boxes": boxes, "gt_offsets": offsets, "backend": backend}
+    assert match_priors(priors, **run).tolist() == [[-1, 1]]
+    assert match_priors(priors, iou_threshold=0, **run).tolist() == [[-1, 1]]
+    assert match_priors(priors, rule="argmax", **run).tolist() == [[0, 1]]
+
+
+@places("match_priors")
 @pytest.mark.parametrize("config", ["ssd300_voc", "ssd300_coco", "ssd512_voc", "ssd512_coco"])
 def test_anchor_caffe(config, device, backend):
     """MatchBBox on 24 images, half of them crowds or huge boxes."""

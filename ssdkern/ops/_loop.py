@@ -7,8 +7,9 @@ from torch._higher_order_ops import while_loop
 def repeat_while(condition, body, state):
     """``while condition(*state): state = body(*state)``, as one operator while compiling.
 
-    `body` returns new tensors of the shapes and dtypes of `state`. What either function closes
-    over are tensors that share no memory.
+    Outside of a graph each test of the condition waits for the device. `body` returns new tensors
+    of the shapes and dtypes of `state`. What either function closes over are tensors that share no
+    memory.
     """
     state = tuple(t.contiguous() for t in state)
     if torch.compiler.is_compiling():

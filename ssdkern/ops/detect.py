@@ -50,7 +50,8 @@ def detect(
 
     Returns:
         Detections: boxes in units of `priors`. Equal on every backend but for decisions that hang
-        on a score or IoU within 2e-6 of a threshold or of another; no synchronisation.
+        on a score or IoU within 2e-6 of a threshold or of another. No synchronisation, but for the
+        loop of the torch backend outside of a graph.
 
     Raises:
         ValueError: a shape, dtype, device or number does not fit.

@@ -60,7 +60,7 @@ def multiclass_nms(
     Returns:
         Detections: boxes and scores float64 where either input is, else float32. Equal scores
         count from the lowest prior, and across classes from the lowest label. Equal on every
-        backend, no synchronisation.
+        backend. No synchronisation, but for the loop of the torch backend outside of a graph.
 
     Raises:
         ValueError: a shape, dtype, device or number does not fit.

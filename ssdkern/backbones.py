@@ -180,7 +180,7 @@ def conv_bn(in_channels, out_channels, kernel=3, stride=1, groups=1, relu=True):
 def _he_(module):
     for layer in module.modules():
         if isinstance(layer, nn.Conv2d):
-            nn.init.kaiming_normal_(layer.weight, mode="fan_out", nonlinearity="relu")
+            nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")
     return module
 
 
@@ -196,20 +196,24 @@ class FeatureBackbone(nn.Module):
         image_size: side of the input.
         extras: channels of the maps added behind the last, each of half the side; None adds maps
             of 512, 256, 256 and then 128 channels until the side is 1.
+        neck: channels to which a 1x1 convolution brings every map of `body` before the heads;
+            None leaves them. Heads on 1280 channels are slow and learn badly.
 
     Raises:
         ValueError: the extractor cannot take the image size.
     """
 
-    def __init__(self, body, layers=None, *, image_size, extras=None):
+    def __init__(self, body, layers=None, *, image_size, extras=None, neck=None):
         super().__init__()
         if layers is not None:
             from torchvision.models.feature_extraction import create_feature_extractor
 
             body = create_feature_extractor(body, list(layers))
         self.body = body
+        self.neck = nn.ModuleList()
         self.extras = nn.ModuleList()
-        channels, side = feature_shapes(self, image_size)[-1]
+        shapes = feature_shapes(self, image_size)
+        channels, side = shapes[-1]
         if extras is None:
             count = math.ceil(math.log2(side)) if side > 1 else 0
             extras = [512, 256, 256, *[128] * count][:count]
@@ -222,14 +226,20 @@ class FeatureBackbone(nn.Module):
                 )
             )
             channels = width
+        if neck is not None:
+            self.neck.extend(conv_bn(width, neck, 1) for width, _ in shapes)
         _he_(self.extras)
+        _he_(self.neck)
 
     def forward(self, x):
         maps = self.body(x)
         maps = list(maps.values()) if isinstance(maps, dict) else list(maps)
+        more = maps[-1:]
         for extra in self.extras:
-            maps.append(extra(maps[-1]))
-        return maps
+            more.append(extra(more[-1]))
+        if self.neck:
+            maps = [layer(each) for layer, each in zip(self.neck, maps, strict=True)]
+        return maps + more[1:]
 
 
 class Residual(nn.Module):

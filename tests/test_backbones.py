@@ -121,6 +121,8 @@ def test_any_torchvision_model(mobilenet):
     assert [each.shape[2] for each in maps] == [6, 3, 2, 1]
     assert feature_shapes(backbone, 96) == [tuple(each.shape[1:3]) for each in maps]
     torch.testing.assert_close(maps[:2], list(expected))
+    narrow = FeatureBackbone(mobilenet, layers, image_size=96, neck=64)
+    assert [shape[0] for shape in feature_shapes(narrow, 96)] == [64, 64, 64, 512, 256]
 
 
 def test_any_timm_model():

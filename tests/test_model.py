@@ -247,16 +247,18 @@ def test_any_square_image_size(name):
 
 
 def test_small_objects_want_a_finer_map():
-    model = ssd300_mobilenet_v2(3, 96, small_objects=True)
-    assert model.prior_config.feature_maps == (12, 6, 3, 2, 1)
-    assert model.prior_config.min_sizes[0] < 8
+    coarse = ssd300_mobilenet_v2(3, 96, small_objects=False)
+    fine = ssd300_mobilenet_v2(3, 96)
+    assert coarse.prior_config.feature_maps == (6, 3, 2, 1)
+    assert fine.prior_config.feature_maps == (12, 6, 3, 2, 1)
+    assert fine.prior_config.min_sizes[0] < coarse.prior_config.min_sizes[0]
 
 
 @pytest.mark.parametrize("library", ["torchvision/resnet18", "timm/resnet18"])
 def test_trunks_of_other_libraries(library):
     pytest.importorskip(library.split("/")[0])
     model = build(library, 3, 96)
-    assert model.prior_config.feature_maps == (6, 3, 2, 1)
+    assert model.prior_config.feature_maps == (12, 6, 3, 2, 1)
     assert from_config(model.config()).config() == model.config()
 
 
@@ -264,7 +266,7 @@ def test_trunks_of_other_libraries(library):
     ("name", "options"),
     [
         ("ssd_tiny", {"width": 32, "score_thresh": 0.2, "variances": (0.2, 0.2)}),
-        ("ssd300_mobilenet_v2", {"separable_heads": True, "small_objects": True}),
+        ("ssd300_mobilenet_v2", {"separable_heads": True, "small_objects": False, "neck": None}),
         ("ssd300", {"sources": (0, 2), "like": "torchvision", "aspect_ratios": (2,)}),
     ],
 )

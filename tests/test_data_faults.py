@@ -273,3 +273,8 @@ def test_check_refuses_an_empty_set(voc):
         (voc / f"{name}.xml").write_text("")
     with pytest.raises(ValueError, match=r"want boxes in split train\+val, got none on 2 pictures"):
         check(open_dataset(voc, "train+val"))
+
+
+def test_a_link_in_a_circle_is_not_followed(voc):
+    os.symlink(voc, voc / "again")
+    assert len(open_dataset(voc, "train+val")) == 2

@@ -4,8 +4,8 @@ import textwrap
 
 import numpy as np
 
-from .images import check_header, open_image
-from .samples import DetectionDataset, Problem
+from ssdkern.data.images import check_header, open_image
+from ssdkern.data.samples import DetectionDataset, Problem
 
 _LISTED = 20
 _TABLE = 20  # classes shown one a line; more are run together

@@ -4,11 +4,12 @@ import json
 import re
 from typing import Any
 
-from .collect import Collector, Faults
-from .images import Tree, join, parent, plain_path, stem
-from .source import SPLIT_ALIASES, Entry, split_of
+from ssdkern.data.collect import Collector, Faults
+from ssdkern.data.images import Tree, join, parent, plain_path, stem
+from ssdkern.data.source import SPLIT_ALIASES, Entry, split_of
 
 _KEYS = {"images", "annotations", "categories"}
+_MAX_SIDE = 1 << 20  # pixels: what is above is no size
 
 
 class CocoSource:
@@ -60,6 +61,11 @@ class CocoSource:
                 raise ValueError(f"{path}: want json, got other bytes ({error})") from None
             if not isinstance(content, dict) or not content.keys() >= _KEYS:
                 raise ValueError(f"{path}: want an object with {sorted(_KEYS)}, got none")
+            for key in _KEYS:
+                if not isinstance(content[key], list) or not all(
+                    isinstance(item, dict) for item in content[key]
+                ):
+                    raise ValueError(f"{path}: want {key} as a list of objects, got another")
             self._loaded[file] = content
         return self._loaded[file]
 
@@ -70,11 +76,15 @@ class CocoSource:
         folder, faults, entries = self._folder(file, content), Faults(), []
         by_image: dict[Any, list[int]] = {}
         for index, item in enumerate(content["annotations"]):
-            by_image.setdefault(item.get("image_id"), []).append(index)
+            if _is_id(item.get("image_id")):
+                by_image.setdefault(item["image_id"], []).append(index)
+            else:
+                text = f"annotations[{index}]: want image_id as a number or text, got {item}"
+                faults.add(path, None, text)
         missing = 0
         for index, image in enumerate(content["images"]):
             name = plain_path(str(image.get("file_name", "")))
-            if name is None or "id" not in image:
+            if name is None or not _is_id(image.get("id")):
                 text = f"images[{index}]: want id and a file_name inside the folder, got {image}"
                 faults.add(path, None, text)
                 continue
@@ -133,31 +143,43 @@ class CocoSource:
             file, index, rows = entry.annotation
             content, path = self._load(file), self.tree.path(file)
             image = content["images"][index]
-            size = (image.get("height") or 0, image.get("width") or 0)
-            collector.image(image["id"], self.tree.path(entry.image), size if min(size) else None)
+            size = (image.get("height"), image.get("width"))
+            known = all(isinstance(side, int) and 0 < side < _MAX_SIDE for side in size)
+            collector.image(image["id"], self.tree.path(entry.image), size if known else None)
             for row in rows:
                 item, name = content["annotations"][row], f"annotations[{row}]"
                 box = _corners(item.get("bbox"))
-                label = labels.get(item.get("category_id"))
+                category, area = item.get("category_id"), item.get("area")
+                label = labels.get(category) if isinstance(category, int) else None
                 if box is None:
                     text = f"{name}: want bbox as 4 numbers, got {item.get('bbox')}"
                     faults.add(path, None, text)
                 elif label is None:
-                    text = f"{name}: category_id {item.get('category_id')} is no category"
+                    text = f"{name}: category_id {category} is no category"
                     faults.add(path, None, text)
                 else:
                     crowd = bool(item.get("iscrowd", 0))
-                    collector.box(box, label, (str(path), None, name), crowd, item.get("area"))
+                    area = area if _is_number(area) else None
+                    collector.box(box, label, (str(path), None, name), crowd, area)
         faults.check()
 
 
 def _corners(bbox) -> tuple[float, float, float, float] | None:
     if not isinstance(bbox, list) or len(bbox) != 4:
         return None
-    if not all(isinstance(value, int | float) for value in bbox):
+    if not all(_is_number(value) for value in bbox):
         return None
     x, y, width, height = bbox
     return x, y, x + width, y + height
+
+
+def _is_id(value) -> bool:
+    return isinstance(value, int | str)
+
+
+def _is_number(value) -> bool:
+    """Whether it fits a float: json has integers of any length."""
+    return isinstance(value, int | float) and not abs(value) > 1e300
 
 
 def _split_name(file: str) -> str:

@@ -2,8 +2,8 @@
 
 import numpy as np
 
-from .images import image_size
-from .samples import DetectionDataset, Problem
+from ssdkern.data.images import image_size
+from ssdkern.data.samples import DetectionDataset, Problem
 
 _MAX_LISTED = 20  # faults shown in one error
 

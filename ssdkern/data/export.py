@@ -8,7 +8,7 @@ from xml.sax.saxutils import escape
 import yaml
 from PIL import Image
 
-from .samples import Sample
+from ssdkern.data.samples import Sample
 
 
 def write_voc(splits: Mapping[str, object], folder, suffix: str = ".jpg") -> Path:

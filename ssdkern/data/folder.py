@@ -2,13 +2,13 @@
 
 import os
 
-from .coco import CocoSource
-from .collect import Collector
-from .images import Tree
-from .samples import DetectionDataset
-from .source import choose
-from .voc import VocSource
-from .yolo import YoloSource
+from ssdkern.data.coco import CocoSource
+from ssdkern.data.collect import Collector
+from ssdkern.data.images import Tree
+from ssdkern.data.samples import DetectionDataset
+from ssdkern.data.source import choose
+from ssdkern.data.voc import VocSource
+from ssdkern.data.yolo import YoloSource
 
 _SOURCES = {"coco": CocoSource, "voc": VocSource, "yolo": YoloSource}
 

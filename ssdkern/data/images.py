@@ -37,7 +37,7 @@ class Tree:
             if entry.is_symlink():
                 self._check_link(entry.path)
             if entry.is_dir():
-                if depth < _MAX_DEPTH:
+                if depth < _MAX_DEPTH and not _leads_up(entry):
                     self._walk(Path(entry.path), relative / entry.name, depth + 1)
             elif entry.is_file():
                 names.add(entry.name)
@@ -87,6 +87,14 @@ class Tree:
             self._stems[folder] = stems
         names = self._stems[folder].get(stem)
         return join(folder, names[0]) if names else None
+
+
+def _leads_up(entry: os.DirEntry) -> bool:
+    """Whether a link leads to a folder that holds it: following it would not end."""
+    if not entry.is_symlink():
+        return False
+    real = os.path.realpath(entry.path)
+    return os.path.commonpath([real, os.path.realpath(os.path.dirname(entry.path))]) == real
 
 
 def _is_image(name: str) -> bool:

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from .samples import Sample
-from .transforms import Item
+from ssdkern.data.samples import Sample
+from ssdkern.data.transforms import Item
 
 
 class Batch(NamedTuple):

@@ -8,7 +8,7 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image
 
-from .images import image_size, open_image
+from ssdkern.data.images import image_size, open_image
 
 
 class Problem(NamedTuple):

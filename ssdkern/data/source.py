@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-from .collect import Collector
-from .images import Tree, lines, parent
+from ssdkern.data.collect import Collector
+from ssdkern.data.images import Tree, lines, parent
 
 SPLIT_ALIASES = {
     "train": "train",

@@ -4,8 +4,8 @@ from functools import cached_property
 
 import numpy as np
 
-from .samples import Problem, Sample
-from .shapes import SHAPES, draw_shape, finish, ground, paint
+from ssdkern.data.samples import Problem, Sample
+from ssdkern.data.shapes import SHAPES, draw_shape, finish, ground, paint
 
 _MIN_SIDE = 8  # pixels: below, the shapes cannot be told apart
 _TRIALS = 4  # placements tried for each object

@@ -8,9 +8,9 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
-from .crops import expand, inside, sample_crop
-from .distort import distort
-from .samples import Sample
+from ssdkern.data.crops import expand, inside, sample_crop
+from ssdkern.data.distort import distort
+from ssdkern.data.samples import Sample
 
 # OpenCV's linear, area, nearest, cubic and Lanczos, here with antialiasing where one shrinks
 _INTERPOLATIONS = ("bilinear", "area", "nearest-exact", "bicubic", "lanczos")

@@ -2,10 +2,10 @@
 
 from collections.abc import Iterable
 
-from .collect import Collector, Faults
-from .images import Tree, join, lines, parent, plain_path, stem
-from .source import SPLIT_ALIASES, Entry, by_folder, read_names
-from .voc_xml import Annotation, read_xml
+from ssdkern.data.collect import Collector, Faults
+from ssdkern.data.images import Tree, join, lines, parent, plain_path, stem
+from ssdkern.data.source import SPLIT_ALIASES, Entry, by_folder, read_names
+from ssdkern.data.voc_xml import Annotation, read_xml
 
 
 class VocSource:

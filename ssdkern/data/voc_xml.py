@@ -8,7 +8,7 @@ from xml.sax.handler import ContentHandler
 import defusedxml.sax
 from defusedxml.common import DefusedXmlException
 
-from .collect import Faults
+from ssdkern.data.collect import Faults
 
 _MAX_BYTES = 16 << 20
 _CORNERS = ("xmin", "ymin", "xmax", "ymax")

@@ -5,9 +5,9 @@ from pathlib import Path
 
 import yaml
 
-from .collect import Collector, Faults
-from .images import Tree, join, lines, parent, stem
-from .source import Entry, by_folder, read_names
+from ssdkern.data.collect import Collector, Faults
+from ssdkern.data.images import Tree, join, lines, parent, stem
+from ssdkern.data.source import Entry, by_folder, read_names
 
 _NAME_FILES = ("classes.txt", "obj.names", "classes.names", "labels.txt")
 _MAX_CLASSES = 100_000

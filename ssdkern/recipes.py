@@ -13,7 +13,7 @@ class Recipe:
     """How to train: the defaults that command-line flags override.
 
     Attributes:
-        lr: peak learning rate at ``batch_size`` images a step; other batch sizes scale it.
+        lr: peak learning rate at ``batch_size`` images a step; other sizes of batch scale it.
         steps: length of the run; None: the caller gives epochs or minutes.
         drops: progress at which lr falls tenfold; empty: half a cosine down to zero.
         warmup: share of the run in which lr rises linearly from nothing.
@@ -22,7 +22,7 @@ class Recipe:
         hold_norms: batch normalisation of a pretrained backbone stays as it is.
         clip_grad: largest norm of all gradients; 0: no clipping.
         ema: decay of the averaged weights that are evaluated and saved; 0: no averaging.
-        nesterov: Nesterov's momentum instead of the plain one.
+        optimizer: ``"sgd"`` with momentum 0.9, or ``"adamw"``.
         augment: of `ssdkern.data.TrainTransform`; the next three are, too.
         expand: zoom-out augmentation, what makes the paper's models "star".
         priors: name of the prior sizes for VGG models, or None for the model's own.
@@ -39,7 +39,7 @@ class Recipe:
     hold_norms: bool = False
     clip_grad: float = 0.0
     ema: float = 0.0
-    nesterov: bool = False
+    optimizer: str = "sgd"
     augment: str = "ssd"
     expand: bool = True
     max_expand: float = 4.0
@@ -66,8 +66,26 @@ def _paper(thousands, priors, expand):
 # Without "-star": Liu et al. 2016, section 3. With it: zoom-out, and the steps of the released
 # Caffe scripts (VOC, COCO), the paper's doubled (07++12), or those of the one ILSVRC script.
 RECIPES = {
-    "small": Recipe(lr=0.01, batch_size=8, warmup=0.05, ema=0.99, clip_grad=10.0, expand=False),
-    "scenes": Recipe(lr=0.02, batch_size=16, warmup=0.05, ema=0.99, clip_grad=10.0, augment="flip"),
+    "small": Recipe(
+        1e-3,
+        8,
+        optimizer="adamw",
+        weight_decay=1e-4,
+        warmup=0.05,
+        ema=0.99,
+        clip_grad=10.0,
+        expand=False,
+    ),
+    "scenes": Recipe(
+        2e-3,
+        16,
+        optimizer="adamw",
+        weight_decay=1e-4,
+        warmup=0.05,
+        ema=0.99,
+        clip_grad=10.0,
+        augment="flip",
+    ),
     "voc07": _paper((40, 10, 10), "voc", False),
     "voc0712": _paper((40, 10, 10), "voc", False),
     "voc07pp12": _paper((60, 20), "voc", False),

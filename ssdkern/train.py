@@ -7,6 +7,7 @@ the same machine, interrupted and resumed or not; one with a budget of minutes d
 """
 
 import argparse
+import math
 import os
 import sys
 import time
@@ -69,6 +70,7 @@ def parser():
     args.add_argument("--batch-size", type=int, help="images at once")
     args.add_argument("--accumulate", type=int, help="batches in a step (1)")
     args.add_argument("--lr", type=float, help="peak; default: the recipe's, by batch size")
+    args.add_argument("--optimizer", choices=("sgd", "adamw"))
     args.add_argument("--weight-decay", type=float)
     args.add_argument("--clip-grad", type=float, help="largest norm of the gradients, 0: any")
     args.add_argument("--ema", type=float, help="decay of the averaged weights, 0: none")
@@ -123,7 +125,10 @@ def settle(given, state=None):
     changes = {name: getattr(options, name) for name in own if getattr(options, name) is not None}
     options.batch_size = options.batch_size or max(recipe.batch_size // options.accumulate, 1)
     together = options.batch_size * options.accumulate
-    changes.setdefault("lr", recipe.lr * together / recipe.batch_size)
+    larger = together / recipe.batch_size
+    # AdamW's steps do not grow with the batch as SGD's do, so it takes the square root
+    larger = math.sqrt(larger) if (options.optimizer or recipe.optimizer) == "adamw" else larger
+    changes.setdefault("lr", recipe.lr * larger)
     recipe = replace(recipe, **changes)
     if not (options.epochs or options.steps or options.max_minutes):
         options.steps = recipe.steps

@@ -55,7 +55,10 @@ class Trainer:
         self.model, self.recipe, self.options = model, recipe, options
         self.train_set, self.eval_set = train_set, eval_set
         self.device = next(model.parameters()).device
-        self.optimizer = torch.optim.SGD(groups, momentum=0.9, nesterov=recipe.nesterov)
+        if recipe.optimizer == "adamw":
+            self.optimizer = torch.optim.AdamW(groups)
+        else:
+            self.optimizer = torch.optim.SGD(groups, momentum=0.9)
         for group in self.optimizer.param_groups:
             group["peak"] = group["lr"]
         self.ema = None

@@ -1,4 +1,4 @@
-"""Boxes inside kernels: rows of four, IoU, SSD's coding. The formulas of the references, in order."""
+"""Boxes inside kernels: rows of four, IoU, SSD's coding, in the order of the references."""
 
 import triton
 import triton.language as tl
@@ -94,3 +94,16 @@ def decode_axis(shift, scale, prior_low, prior_high, center_variance, size_varia
     bound = number(max_log_scale, scale)
     half = tl.exp(tl.where(scale > bound, bound, scale)) * prior_size * 0.5
     return center - half, center + half
+
+
+@triton.jit
+def residuals(
+    offsets, priors, gt_boxes, row, prior, match, positive, center_variance, size_variance
+):
+    """Offsets minus encoded truth, zeros where not `positive`."""
+    dx, dy, dw, dh = load_boxes(offsets, row, positive)
+    u1, v1, u2, v2 = load_boxes(priors, prior, positive)
+    x1, y1, x2, y2 = load_boxes(gt_boxes, match, positive)
+    tx, tw = encode_axis(x1, x2, u1, u2, center_variance, size_variance)
+    ty, th = encode_axis(y1, y2, v1, v2, center_variance, size_variance)
+    return dx - tx, dy - ty, dw - tw, dh - th

@@ -1,6 +1,5 @@
 """Planted faults: each is told with its file and line, or dropped and counted there."""
 
-import json
 import os
 
 import numpy as np
@@ -140,118 +139,6 @@ def test_list_names_a_picture_that_is_not_there(tmp_path):
     first, second = str(caught.value).splitlines()
     assert first.endswith("train.txt:3: no picture ../../secret in JPEGImages")
     assert second.endswith("train.txt:4: no picture b in JPEGImages")
-
-
-def coco(tmp_path, image=None, annotation=None, category=None):
-    picture(tmp_path / "train" / "a.jpg")
-    content = {
-        "images": [{"id": 1, "file_name": "a.jpg", "width": 100, "height": 50, **(image or {})}],
-        "annotations": [
-            {"id": 1, "image_id": 1, "category_id": 1, "bbox": [1, 2, 3, 4]},
-            {"id": 2, "image_id": 1, "category_id": 1, "bbox": [1, 2, 3, 4], **(annotation or {})},
-        ],
-        "categories": [{"id": 1, "name": "cat", **(category or {})}],
-    }
-    (tmp_path / "instances_train.json").write_text(json.dumps(content))
-    return tmp_path
-
-
-@pytest.mark.parametrize(
-    ("fault", "message"),
-    [
-        ({"annotation": {"category_id": 7}}, r"annotations\[1\]: category_id 7 is no category"),
-        ({"annotation": {"image_id": 7}}, r"annotations\[1\]: image_id 7 is no image"),
-        ({"annotation": {"bbox": [1, 2, 3]}}, r"annotations\[1\]: want bbox as 4 numbers"),
-        ({"annotation": {"bbox": [1, 2, 3, "4"]}}, r"annotations\[1\]: want bbox as 4 numbers"),
-        ({"image": {"file_name": "../a.jpg"}}, r"images\[0\]: want id and a file_name inside"),
-        ({"image": {"file_name": "/etc/a.jpg"}}, r"images\[0\]: want id and a file_name inside"),
-        ({"image": {"file_name": "C:\\a.jpg"}}, r"images\[0\]: want id and a file_name inside"),
-        ({"image": {"file_name": "a\0.jpg"}}, r"images\[0\]: want id and a file_name inside"),
-        ({"category": {"id": "1"}}, r"categories\[0\]: want an id and a name"),
-    ],
-)
-def test_faulty_coco(tmp_path, fault, message):
-    with pytest.raises(ValueError, match=r"instances_train.json: " + message):
-        open_dataset(coco(tmp_path, **fault), "train+val")
-
-
-def test_empty_coco_boxes_name_their_object(tmp_path):
-    found = open_dataset(coco(tmp_path, annotation={"bbox": [5, 6, 0, 4]}), "train+val")
-    assert found.dropped == 1
-    assert found.problems[0].message == "annotations[1] box [5, 6, 5, 10] has zero area: dropped"
-
-
-def test_broken_json(tmp_path):
-    coco(tmp_path)
-    path = tmp_path / "instances_train.json"
-    path.write_text('{"images": [],\n "annotations": [],\n "categories": [}')
-    with pytest.raises(ValueError, match=r"instances_train.json:3: want json, got Expecting"):
-        open_dataset(tmp_path)
-
-
-def yolo(tmp_path, rows, config="names: [cat, dog]\ntrain: images\n"):
-    picture(tmp_path / "images" / "a.jpg")
-    (tmp_path / "labels").mkdir()
-    (tmp_path / "labels" / "a.txt").write_text(rows)
-    (tmp_path / "data.yaml").write_text(config)
-    return tmp_path
-
-
-@pytest.mark.parametrize(
-    ("rows", "message"),
-    [
-        ("0 .5 .5 .1 .1\n2 .5 .5 .1 .1", r"a.txt:2: want a class of 0..1, got 2"),
-        ("0 .5 .5 .1 .1\n\n0 .5 .5 .1", r"a.txt:3: want class cx cy w h, got 4 values"),
-        ("0 .5 x .1 .1", r"a.txt:1: want numbers, got '0 .5 x .1 .1'"),
-        ("-1 .5 .5 .1 .1", r"a.txt:1: want a class number from 0 to 99999, got -1"),
-        ("nan .5 .5 .1 .1", r"a.txt:1: want a class number from 0 to 99999, got nan"),
-        ("0 50 50 10 10", r"a.txt:1: want parts of the picture in 0..1, got 50 50 10 10"),
-    ],
-)
-def test_faulty_yolo(tmp_path, rows, message):
-    with pytest.raises(ValueError, match=message):
-        open_dataset(yolo(tmp_path, rows), "train+val")
-
-
-def test_bad_yolo_boxes_are_dropped_with_their_line(tmp_path):
-    rows = "0 .5 .5 0 .1\n0 .5 .5 .1 .1\n0 .5 .5 .1 .1\n1 .95 .5 .2 .1\n1 nan .5 .2 .1\n"
-    found = open_dataset(yolo(tmp_path, rows), "train+val")
-    assert (found.dropped, found.clipped, len(found.boxes)) == (2, 1, 2)
-    assert sorted(problem.line for problem in found.problems) == [1, 3, 4, 5]
-    np.testing.assert_allclose(found[0].boxes, [[45, 22.5, 55, 27.5], [85, 22.5, 100, 27.5]], 1e-5)
-
-
-@pytest.mark.parametrize(
-    ("config", "message"),
-    [
-        ("names: [a]\nnc: 2\ntrain: images", r"data.yaml:2: want nc = 1, .* got 2"),
-        ("names: {1: a}\ntrain: images", r"data.yaml:1: want names numbered from 0, got \[1\]"),
-        ("names: 3\ntrain: images", r"data.yaml:1: want names as a list, got 3"),
-        ("names: [a]\ntrain: nowhere", r"data.yaml:2: want train to name a folder .* 'nowhere'"),
-        ("names: [a]\ntrain: ../../etc", r"data.yaml:2: want train to name a folder"),
-        ("names: [a\ntrain: images", r"data.yaml:2: want yaml"),
-        ("names: !!python/object/apply:os.getcwd []\ntrain: images", r"data.yaml:1: want yaml"),
-    ],
-)
-def test_faulty_data_yaml(tmp_path, config, message):
-    with pytest.raises(ValueError, match=message):
-        open_dataset(yolo(tmp_path, "0 .5 .5 .1 .1", config), "train+val")
-
-
-def test_links_out_of_the_folder_need_a_word(tmp_path):
-    outside = tmp_path / "outside"
-    picture(outside / "a.jpg")
-    inside = tmp_path / "set"
-    (inside / "labels").mkdir(parents=True)
-    (inside / "labels" / "a.txt").write_text("0 .5 .5 .1 .1\n")
-    os.symlink(outside, inside / "images")
-    with pytest.raises(ValueError, match=r"images: want files inside the data folder, got a link"):
-        open_dataset(inside)
-    assert len(open_dataset(inside, allow_outside=True)) == 1
-    (inside / "images").unlink()
-    os.symlink(outside / "a.jpg", inside / "a.jpg")
-    with pytest.raises(ValueError, match=r"a.jpg: want files inside the data folder, got a link"):
-        open_dataset(inside)
 
 
 def test_check_names_every_damaged_picture(voc):

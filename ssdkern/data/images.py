@@ -113,8 +113,19 @@ def stem(relative: str) -> str:
     return os.path.splitext(relative.rpartition("/")[2])[0]
 
 
+def read_text(path: Path) -> str:
+    content = path.read_bytes()
+    try:
+        return content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = content.count(b"\n", 0, error.start) + 1
+        raise ValueError(
+            f"{path}:{line}: want UTF-8 text, got byte 0x{content[error.start]:02x}"
+        ) from None
+
+
 def lines(path: Path) -> list[str]:
-    return path.read_text(encoding="utf-8-sig").splitlines()
+    return read_text(path).splitlines()
 
 
 def plain_path(name: str) -> str | None:

@@ -6,7 +6,7 @@ from pathlib import Path
 import yaml
 
 from ssdkern.data.collect import Collector, Faults
-from ssdkern.data.images import Tree, join, lines, parent, stem
+from ssdkern.data.images import Tree, join, lines, parent, read_text, stem
 from ssdkern.data.source import Entry, by_folder, read_names
 
 _NAME_FILES = ("classes.txt", "obj.names", "classes.names", "labels.txt")
@@ -189,11 +189,11 @@ def _config(tree: Tree) -> tuple[str | None, dict]:
     """The yaml that names classes or splits, nearest the root first."""
     for file in sorted(tree.files(".yaml", ".yml"), key=lambda f: (f.count("/"), f)):
         path = tree.path(file)
-        text = path.read_text(encoding="utf-8")
-        if "names" not in text:
+        written = read_text(path)
+        if "names" not in written:
             continue
         try:
-            content = yaml.safe_load(text)
+            content = yaml.safe_load(written)
         except yaml.YAMLError as error:
             mark = getattr(error, "problem_mark", None)
             line = f":{mark.line + 1}" if mark else ""

@@ -108,7 +108,8 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> multibox_loss_cpu(
     for_each_row_block(images, count, [&](int64_t first, int64_t, int64_t rows) {
       run(x + first * classes, rows, classes, norm + first);
       for (int64_t i = first; i < first + rows; ++i)
-        rank[i] = row[i] == -2 ? -std::numeric_limits<S>::infinity() : norm[i] - S(x[i * classes]);
+        rank[i] = row[i] == -2 || classes == 0 ? -std::numeric_limits<S>::infinity()
+                                               : norm[i] - S(x[i * classes]);
     });
 
     std::vector<double> localization(images), classification(images);
@@ -161,6 +162,9 @@ std::tuple<Tensor, Tensor> multibox_loss_backward_cpu(
   const Targets targets = check_targets(logits, offsets, priors, gt_boxes, gt_labels, matched,
                                         {center_variance, size_variance}, type);
   const auto [images, count, classes] = std::tuple(targets.images, targets.count, targets.classes);
+  check_float(grad_localization, "grad_localization");
+  check_float(grad_classification, "grad_classification");
+  check_float(lse, "lse");
   check_shape(lse, "lse", {images, count});
   check_shape(selected, "selected", {images, count});
   STD_TORCH_CHECK(selected.scalar_type() == ScalarType::Bool, "want selected of dtype bool, got ",

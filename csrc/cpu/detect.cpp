@@ -44,6 +44,7 @@ DetectionTensors detect_cpu(const Tensor& logits, const Tensor& offsets, const T
     const auto decode = SSDKERN_PICK(decode_boxes_rows<S, S>);
     const S margin = S(log_odds(score_threshold));
     const auto scan = [&](int64_t image, int64_t row, int64_t rows, Key<S>* keys, int32_t* labels) {
+      if (classes < 2) return int64_t(0);
       std::vector<S> scratch(classes + 15);
       return run(first + (image * count + row) * classes, end, row, rows, classes,
                  S(score_threshold), margin, scratch.data(), keys, labels);

@@ -24,6 +24,7 @@ from ssdkern.checkpoint import load_model
 from ssdkern.coco import coco_dataset, coco_evaluate, coco_results
 from ssdkern.data import EvalTransform, open_dataset
 from ssdkern.draw import comparison_grid
+from ssdkern.memory import keep_freed_memory
 from ssdkern.metrics import (
     ImageDetections,
     ImageTruth,
@@ -283,6 +284,7 @@ def parser():
 def main(argv=None):
     """Run the command; returns the exit code."""
     args = parser().parse_args(argv)
+    keep_freed_memory()
     try:
         model, info = load_model(args.weights, args.device)
         dataset = open_dataset(args.data, args.split)

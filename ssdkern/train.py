@@ -22,6 +22,7 @@ from ssdkern import weights
 from ssdkern.checkpoint import atomic_write, load_matching, load_state, read_info
 from ssdkern.data import check, open_dataset, summarize
 from ssdkern.frozen import hold_pretrained
+from ssdkern.memory import keep_freed_memory
 from ssdkern.model import MODELS, build, from_config
 from ssdkern.recipes import RECIPES
 from ssdkern.trainer import NonFiniteLossError, Trainer
@@ -190,6 +191,8 @@ def fit(options, recipe, train_set, eval_set, state=None, on_step=None):
     Returns:
         tuple[int, Trainer]: exit code, and the trainer with its model.
     """
+    if options.device == "cpu":
+        keep_freed_memory()
     model, groups = make_model(options, recipe, len(train_set.class_names) + 1)
     trainer = Trainer(model, groups, recipe, train_set, eval_set, options)
     if state:

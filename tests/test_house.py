@@ -20,6 +20,7 @@ LAYERS = [
         "compat",
         "checkpoint",
         "frozen",
+        "memory",
         "metrics",
         "coco",
         "draw",

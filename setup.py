@@ -125,8 +125,16 @@ def extensions(torch):
     if Pybind11Extension:
         ParallelCompile("SSDKERN_BUILD_JOBS").install()
         sources = sorted(glob("csrc/host/*.cpp"))
-        host = Pybind11Extension("ssdkern._host", sources, cxx_std=20, optional=True)
-        found.append(host)
+        found.append(
+            Pybind11Extension(
+                "ssdkern._host",
+                sources,
+                depends=glob("csrc/host/*.h"),
+                extra_compile_args=["-O3", "-ffp-contract=off"],
+                cxx_std=20,
+                optional=True,
+            )
+        )
     return [ext for ext in found if ext.sources]
 
 

@@ -3,11 +3,25 @@
 import numpy as np
 import pytest
 
-from ssdkern.data.crops import draw_crops, expand, inside, sample_crop
+from ssdkern.data import crops as module
+from ssdkern.data.crops import crops_of, expand, find_crops_numpy, inside, sample_crop
+
+try:
+    from ssdkern import _host
+except ImportError:
+    _host = None
+
+
+@pytest.fixture(params=["host", "numpy"])
+def both(request, monkeypatch):
+    """The test runs in C++ and in NumPy."""
+    if request.param == "host" and _host is None:
+        pytest.skip("ssdkern._host is not built")
+    monkeypatch.setattr(module, "host", lambda: _host if request.param == "host" else None)
 
 
 def test_shape_of_the_crops():
-    crops = draw_crops(20000, np.random.default_rng(0))
+    crops = crops_of(np.random.default_rng(0).random((4, 20000)))
     assert crops.min() >= 0 and crops.max() <= 1 + 1e-12
     width, height = (crops[:, 2:] - crops[:, :2]).T
     scale, ratio = np.sqrt(width * height), width / height
@@ -49,7 +63,7 @@ def iou(a, b):
         [[0.5, 0.5, 0.52, 0.52]],
     ],
 )
-def test_crops_are_those_of_the_reference(boxes):
+def test_crops_are_those_of_the_reference(boxes, both):
     boxes, count = np.array(boxes), 300
     ours, slow = np.random.default_rng(1), np.random.default_rng(2)
     found = np.array([sample_crop(boxes, ours) for _ in range(10 * count)])
@@ -71,7 +85,7 @@ class Choosing:
 
     def __init__(self, choice):
         rng = np.random.default_rng(7)
-        self.uniform, self.random, self.choice = rng.uniform, rng.random, choice
+        self.random, self.choice = rng.random, choice
 
     def integers(self, count):
         assert count == 7  # every sampler found a crop
@@ -79,7 +93,7 @@ class Choosing:
 
 
 @pytest.mark.parametrize(("choice", "least"), list(enumerate([0.1, 0.3, 0.5, 0.7, 0.9, 0.0, 1.0])))
-def test_each_sampler_keeps_its_overlap(choice, least):
+def test_each_sampler_keeps_its_overlap(choice, least, both):
     boxes, rng = np.array([[0.02, 0.0, 1.0, 1.0], [0.1, 0.1, 0.45, 0.4]]), Choosing(choice)
     if least == 1.0:
         assert sample_crop(boxes, rng, max_trials=1000).tolist() == [0, 0, 1, 1]
@@ -87,6 +101,27 @@ def test_each_sampler_keeps_its_overlap(choice, least):
     found = [sample_crop(boxes, rng, max_trials=1000) for _ in range(300)]
     best = np.array([max(iou(crop, box) for box in boxes) for crop in found])
     assert least <= best.min() < least + (0.1 if least else 0.15)
+
+
+@pytest.mark.skipif(_host is None, reason="ssdkern._host is not built")
+@pytest.mark.parametrize("min_scale", [0.1, 0.3, 1.0])
+def test_host_finds_the_crops_of_numpy(min_scale):
+    rng, counts = np.random.default_rng(4), []
+    for trial in range(400):
+        low = rng.random((rng.integers(1, 12), 2))
+        boxes = np.concatenate([low, low + (1 - low) * rng.random(low.shape)], 1)
+        boxes = boxes.astype(np.float32) if trial % 2 else boxes
+        draws = rng.random((4, 6 * rng.integers(1, 30)))
+        found, wanted = (f(boxes, draws, min_scale) for f in (_host.find_crops, find_crops_numpy))
+        assert found.dtype == np.float64
+        np.testing.assert_array_equal(found, wanted)
+        counts.append(len(found))
+    assert set(counts) > {1, 3}
+    with pytest.raises(ValueError, match=r"want boxes \[N, 4\], got"):
+        _host.find_crops(np.zeros((1, 5)), draws, min_scale)
+    for wrong in (draws[:3], draws[:, :7], draws[0]):
+        with pytest.raises(ValueError, match=r"want draws \[4, a multiple of 6\], got"):
+            _host.find_crops(boxes, wrong, min_scale)
 
 
 def test_crops_without_boxes_are_the_whole_picture():

@@ -5,7 +5,7 @@ import colorsys
 import numpy as np
 import pytest
 
-from ssdkern.data.distort import distort, shift_hsv
+from ssdkern.data.distort import distort, draw_distortion, shift_hsv
 
 
 class Scripted:
@@ -60,7 +60,7 @@ def test_order_of_the_distortion(first, chosen):
     rng = Scripted(
         [0.0 if on else 0.9 for on in (first, *chosen)], [bright, contrast, depth, degrees]
     )
-    found = distort(np.ascontiguousarray(colours.T[:, None]), rng)[:, 0].T
+    found = distort(np.ascontiguousarray(colours.T[:, None]), draw_distortion(rng))[:, 0].T
     steps = {
         "brightness": lambda x: x + bright,
         "contrast": lambda x: x * contrast,
@@ -81,12 +81,12 @@ def test_order_of_the_distortion(first, chosen):
 def test_amounts_and_chances_of_the_distortion():
     grey = np.full((3, 1, 1), 100, np.uint8)  # which saturation and hue leave alone
     rng = np.random.default_rng(0)
-    values = np.array([int(distort(grey, rng)[0, 0, 0]) for _ in range(4000)])
+    values = np.array([int(distort(grey, draw_distortion(rng))[0, 0, 0]) for _ in range(4000)])
     assert abs((values == 100).mean() - 0.25) < 0.03  # neither, or next to nothing
     assert values.min() >= 34 - 1 and values.max() <= 198 + 1
     assert values.min() < 45 and values.max() > 185
     red = np.array([130, 34, 34], np.uint8).reshape(3, 1, 1)  # which nothing clips
-    turned = np.array([distort(red, rng)[:, 0, 0] for _ in range(4000)], float)
+    turned = np.array([distort(red, draw_distortion(rng))[:, 0, 0] for _ in range(4000)], float)
     hues = np.array([colorsys.rgb_to_hsv(*(p / 255))[0] for p in turned])
     degrees = (hues * 360 + 180) % 360 - 180
     assert abs((np.abs(degrees) < 1).mean() - (0.5 + 0.5 / 36)) < 0.03

@@ -2,6 +2,8 @@
 
 import numpy as np
 
+from ssdkern.data.host import host
+
 _MIN_IOU = np.array([0.1, 0.3, 0.5, 0.7, 0.9, 0.0])  # the last takes any crop
 
 
@@ -21,14 +23,20 @@ def expand(
     return -left, -top, canvas_width - left, canvas_height - top
 
 
-def draw_crops(count: int, rng: np.random.Generator, min_scale: float = 0.3) -> np.ndarray:
-    """``count`` crops as xyxy in parts of the picture, float64 [count, 4]."""
-    scale = rng.uniform(min_scale, 1.0, count)
-    ratio = rng.uniform(0.5, 2.0, count).clip(scale**2, 1 / scale**2)
+def crops_of(draws: np.ndarray, min_scale: float = 0.3) -> np.ndarray:
+    """Crops from numbers in [0, 1), as xyxy in parts of the picture.
+
+    Args:
+        draws (float64 [4, count]): of scale, aspect ratio, left and top.
+
+    Returns:
+        float64 [count, 4].
+    """
+    scale = min_scale + (1 - min_scale) * draws[0]
+    ratio = (0.5 + 1.5 * draws[1]).clip(scale**2, 1 / scale**2)
     width = np.minimum(scale * np.sqrt(ratio), 1)
     height = np.minimum(scale / np.sqrt(ratio), 1)
-    left = rng.random(count) * (1 - width)
-    top = rng.random(count) * (1 - height)
+    left, top = draws[2] * (1 - width), draws[3] * (1 - height)
     return np.stack([left, top, left + width, top + height], axis=1)
 
 
@@ -52,13 +60,27 @@ def sample_crop(
     whole = np.array([0.0, 0.0, 1.0, 1.0])
     if not len(boxes):
         return whole
-    crops = draw_crops(len(_MIN_IOU) * max_trials, rng, min_scale)
-    best = _iou(crops, boxes).max(axis=1).reshape(len(_MIN_IOU), max_trials)
-    fits = best >= _MIN_IOU[:, None]
-    first = fits.argmax(axis=1)
-    rows = (first + np.arange(len(_MIN_IOU)) * max_trials)[fits.any(axis=1)]
-    choice = rng.integers(len(rows) + 1)
-    return whole if choice == len(rows) else crops[rows[choice]]
+    draws = rng.random((4, len(_MIN_IOU) * max_trials))
+    find = find_crops_numpy if host() is None else host().find_crops
+    crops = find(boxes, draws, min_scale)
+    choice = rng.integers(len(crops) + 1)
+    return whole if choice == len(crops) else crops[choice]
+
+
+def find_crops_numpy(boxes: np.ndarray, draws: np.ndarray, min_scale: float) -> np.ndarray:
+    """Of each sampler's trials the first that fits; the C++ gives the same, bit for bit.
+
+    Args:
+        boxes (float [n, 4]): xyxy in parts of the picture, at least one.
+        draws (float64 [4, samplers * trials]): see `crops_of`.
+
+    Returns:
+        float64 [at most 6, 4]: xyxy in parts of the picture.
+    """
+    crops = crops_of(draws, min_scale)
+    fits = _iou(crops, boxes).max(axis=1).reshape(len(_MIN_IOU), -1) >= _MIN_IOU[:, None]
+    rows = fits.argmax(axis=1) + np.arange(len(_MIN_IOU)) * fits.shape[1]
+    return crops[rows[fits.any(axis=1)]]
 
 
 def _iou(crops: np.ndarray, boxes: np.ndarray) -> np.ndarray:

@@ -1,19 +1,14 @@
 """From a sample to what the model takes: a square uint8 picture and boxes in parts of it."""
 
-from functools import cache
-
 import numpy as np
 import torch
-import torch.nn.functional as F
-from PIL import Image
 from torch import Tensor
 
 from ssdkern.data.crops import expand, inside, sample_crop
-from ssdkern.data.distort import distort
+from ssdkern.data.distort import UNDISTORTED, draw_distortion
+from ssdkern.data.render import INTERPOLATIONS, render
 from ssdkern.data.samples import Sample
 
-# OpenCV's linear, area, nearest, cubic and Lanczos, here with antialiasing where one shrinks
-_INTERPOLATIONS = ("bilinear", "area", "nearest-exact", "bicubic", "lanczos")
 _MEAN = (123, 117, 104)  # RGB, of the authors' VGG
 
 Item = tuple[Tensor, Tensor, Tensor]
@@ -33,7 +28,8 @@ class EvalTransform:
     def __call__(self, sample: Sample, rng: np.random.Generator | None = None) -> Item:
         boxes, labels = _objects(sample)
         height, width = sample.size
-        picture = _resize(sample.picture(), (0, 0, width, height), (self.size, self.size))
+        square = (0, 0, self.size, self.size)
+        picture = render(sample.picture(), (0, 0, width, height), square, self.size)
         scale = np.array([width, height, width, height], np.float32)
         return torch.from_numpy(picture), torch.from_numpy(boxes / scale), torch.from_numpy(labels)
 
@@ -104,22 +100,22 @@ class TrainTransform:
         view = self._view(sample.size, boxes, rng)
         kept = inside(boxes, view)
         boxes, labels = boxes[kept], labels[kept]
-        mode = _INTERPOLATIONS[rng.integers(5)] if self.random_interpolation else "bilinear"
-        flips = rng.random(2) < 0.5
-        picture, source, target = self._render(sample, view, mode, rng)
+        mode = INTERPOLATIONS[rng.integers(5)] if self.random_interpolation else "bilinear"
+        across, down = (rng.random(2) < 0.5) & (self.flip, self.flip_vertical)
+        picture, source, target = self._render(sample, view, mode, (across, down), rng)
         scale = (target[2:] - target[:2]) / (source[2:] - source[:2])
         low = np.maximum(boxes[:, :2], view[:2])
         high = np.minimum(boxes[:, 2:], view[2:])
         boxes = np.concatenate([low, high], axis=1) - np.tile(source[:2], 2)
         boxes = (boxes * np.tile(scale, 2) + np.tile(target[:2], 2)) / self.size
         boxes = boxes.clip(0, 1).astype(np.float32)
-        if self.flip and flips[0]:
-            picture, boxes[:, ::2] = picture[:, :, ::-1], 1 - boxes[:, 2::-2]
-        if self.flip_vertical and flips[1]:
-            picture, boxes[:, 1::2] = picture[:, ::-1], 1 - boxes[:, 3::-2]
+        if across:
+            boxes[:, ::2] = 1 - boxes[:, 2::-2]
+        if down:
+            boxes[:, 1::2] = 1 - boxes[:, 3::-2]
         whole = (boxes[:, 2:] > boxes[:, :2]).all(axis=1)
         return (
-            torch.from_numpy(np.ascontiguousarray(picture)),
+            torch.from_numpy(picture),
             torch.from_numpy(boxes[whole]),
             torch.from_numpy(labels[whole]),
         )
@@ -142,14 +138,19 @@ class TrainTransform:
         return view
 
     def _render(
-        self, sample: Sample, view: np.ndarray, mode: str, rng: np.random.Generator
+        self,
+        sample: Sample,
+        view: np.ndarray,
+        mode: str,
+        flips: tuple[bool, bool],
+        rng: np.random.Generator,
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """The result, uint8 [3, S, S], and which part of the picture lies where in it."""
+        """The result, uint8 [3, S, S], and which part of the picture lies where in it unflipped."""
         height, width = sample.size
         source = np.concatenate([np.maximum(view[:2], 0), np.minimum(view[2:], [width, height])])
-        result = np.empty((3, self.size, self.size), np.uint8)
-        result[:] = np.array(self.fill, np.uint8)[:, None, None]
         if (source[2:] <= source[:2]).any():
+            result = np.empty((3, self.size, self.size), np.uint8)
+            result[:] = np.array(self.fill, np.uint8)[:, None, None]
             return result, view, np.array([0, 0, self.size, self.size])
         sides = view[2:] - view[:2]
         target = (source - np.tile(view[:2], 2)) * self.size / np.tile(sides, 2)
@@ -163,13 +164,16 @@ class TrainTransform:
         source = np.rint(source / factor).astype(np.int64)
         source[2:] = np.minimum(source[2:], picture.size)
         source[:2] = np.minimum(source[:2], source[2:] - 1)
-        left, top, right, bottom = target
-        patch = _resize(picture, tuple(source.tolist()), (right - left, bottom - top), mode)
-        if self.distort:
-            patch = distort(patch, rng)
-        if patch.shape == result.shape:
-            return patch, source * factor, target
-        result[:, top:bottom, left:right] = patch
+        result = render(
+            picture,
+            source,
+            target,
+            self.size,
+            interpolation=mode,
+            distortion=draw_distortion(rng) if self.distort else UNDISTORTED,
+            flips=flips,
+            fill=self.fill,
+        )
         return result, source * factor, target
 
 
@@ -177,39 +181,6 @@ def _objects(sample: Sample) -> tuple[np.ndarray, np.ndarray]:
     if sample.crowds and sample.difficult.any():
         return sample.boxes[~sample.difficult], sample.labels[~sample.difficult]
     return sample.boxes, sample.labels
-
-
-def _resize(
-    picture: Image.Image,
-    box: tuple[int, int, int, int],
-    size: tuple[int, int],
-    mode: str = "bilinear",
-) -> np.ndarray:
-    """``box`` of the picture at ``size`` (width, height), uint8 [3, H, W]."""
-    width, height = int(size[0]), int(size[1])
-    if mode == "area" or (mode == "lanczos" and not _has_lanczos()):
-        kind = Image.Resampling.BOX if mode == "area" else Image.Resampling.LANCZOS
-        resized = picture.resize((width, height), kind, box)
-        return np.ascontiguousarray(np.asarray(resized).transpose(2, 0, 1))
-    if box != (0, 0, *picture.size):
-        picture = picture.crop(box)
-    pixels = torch.from_numpy(np.array(picture)).permute(2, 0, 1)[None]
-    if picture.size != (width, height):
-        # same values as Pillow to one level (two for Lanczos) at a quarter of its time
-        antialias = mode != "nearest-exact"
-        pixels = F.interpolate(pixels, (height, width), mode=mode, antialias=antialias)
-    return pixels[0].contiguous().numpy()
-
-
-@cache
-def _has_lanczos() -> bool:
-    try:
-        F.interpolate(
-            torch.zeros(1, 3, 8, 8, dtype=torch.uint8), (4, 4), mode="lanczos", antialias=True
-        )
-    except (NotImplementedError, ValueError, RuntimeError):
-        return False
-    return True
 
 
 def _checked(size: int) -> int:

@@ -77,7 +77,7 @@ RECIPES = {
         expand=False,
     ),
     "scenes": Recipe(
-        2e-3,
+        4e-3,
         16,
         optimizer="adamw",
         weight_decay=1e-4,

@@ -25,7 +25,10 @@ MOBILENET = "--backbone-weights {root}/weights/mobilenet_v2-b0353104.pth"
 RUNS = {
     "bccd": ("bccd", f"--model ssd300_mobilenet_v2 {MOBILENET} --max-minutes 4"),
     "bccd-scratch": ("bccd", "--model ssd_tiny --max-minutes 4"),
-    "cards": ("cards", f"--model ssd300_mobilenet_v2 {MOBILENET} --max-minutes 15"),
+    "cards": (
+        "cards",
+        f"--model ssd300_mobilenet_v2 {MOBILENET} --image-size 320 --max-minutes 15",
+    ),
 }
 
 

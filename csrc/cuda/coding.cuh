@@ -1,0 +1,46 @@
+// Boxes to offsets and back, in the reference's order of operations.
+#pragma once
+
+#include "device.cuh"
+
+namespace ssdkern {
+
+// float's exp is within 2 ulp at 0 and loses one ulp for each unit of |x|: for sums of exp(x -
+// max), where what is small weighs little.
+__device__ __forceinline__ float sum_exp(float x) { return __expf(x); }
+__device__ __forceinline__ double sum_exp(double x) { return exp(x); }
+
+template <typename S>
+struct Side {
+  S center, size;
+};
+
+template <typename S>
+__device__ __forceinline__ Side<S> side(S low, S high) {
+  const S size = high - low;
+  return {(low + high) / 2, size < S(kMinSize) ? S(kMinSize) : size};
+}
+
+template <typename S>
+__device__ Box<S> encode(const Box<S>& box, const Box<S>& prior, const Variances& variances) {
+  const S center = S(variances.center), size = S(variances.size);
+  const Side<S> x = side(box.x1, box.x2), y = side(box.y1, box.y2);
+  const Side<S> px = side(prior.x1, prior.x2), py = side(prior.y1, prior.y2);
+  return {(x.center - px.center) / px.size / center, (y.center - py.center) / py.size / center,
+          log(x.size / px.size) / size, log(y.size / py.size) / size};
+}
+
+template <typename S>
+__device__ Box<S> decode(const Box<S>& offsets, const Box<S>& prior, const Variances& variances,
+                         double max_log_scale) {
+  const S center = S(variances.center), size = S(variances.size), bound = S(max_log_scale);
+  const Side<S> px = side(prior.x1, prior.x2), py = side(prior.y1, prior.y2);
+  const S x = offsets.x1 * center * px.size + px.center;
+  const S y = offsets.y1 * center * py.size + py.center;
+  const S w = offsets.x2 * size, h = offsets.y2 * size;
+  const S half_w = exp(w > bound ? bound : w) * px.size / 2;
+  const S half_h = exp(h > bound ? bound : h) * py.size / 2;
+  return {x - half_w, y - half_h, x + half_w, y + half_h};
+}
+
+}  // namespace ssdkern

@@ -23,7 +23,7 @@ struct Limit {
 
   explicit Limit(double threshold) : bound(S(threshold)) {
     if (!(double(bound) > threshold)) bound = std::nextafter(bound, S(INFINITY));
-    if (threshold != threshold) bound = S(NAN);
+    if (!(double(bound) > threshold)) bound = S(NAN);  // of NaN and infinity: nothing exceeds them
   }
 
   __device__ __forceinline__ bool exceeded(S inter, S area_a, S area_b) const {

@@ -1,0 +1,179 @@
+// The MultiBox loss in two launches: the cross-entropy of every row, one read of the logits; then a
+// block for each image mines by selection and sums. Sums are in float64, and in an order that
+// depends on the sizes only.
+#include "multibox_loss.cuh"
+#include "reduce.cuh"
+#include "select.cuh"
+#include "softmax.cuh"
+
+namespace ssdkern {
+namespace {
+
+constexpr int kThreads = 256, kImageThreads = 1024;
+
+// -log softmax of each row's target, and logsumexp; [rows] both.
+template <typename T, typename S, int LANES, int ITEMS>
+__global__ void __launch_bounds__(kThreads)
+    cross_entropy_kernel(const T* logits, int64_t rows, Target target, S* cross_entropy, S* lse,
+                         unsigned* ticket) {
+  if (blockIdx.x == 0 && threadIdx.x == 0) *ticket = 0;
+  constexpr int kRows = kThreads / LANES;
+  const int64_t row = int64_t(blockIdx.x) * kRows + threadIdx.x / LANES;
+  const int64_t at = row < rows ? row : rows - 1;  // shuffles need all lanes
+  const T* x = logits + at * target.num_classes;
+  const Softmax<S> softmax = row_softmax<LANES, ITEMS, S>(x, target.num_classes);
+  if (row < rows && threadIdx.x % LANES == 0) {
+    const S log_sum = log(softmax.sum);
+    cross_entropy[row] = log_sum - (S(x[target.label(target.row(row))]) - softmax.max);
+    lse[row] = softmax.max + log_sum;
+  }
+}
+
+template <typename S>
+__device__ S smooth_l1(S x) {
+  const S size = x < 0 ? -x : x;
+  return size < 1 ? x * x / 2 : size - S(0.5);
+}
+
+template <typename S>
+__device__ double localization_loss(const Box<S>& offsets, const Box<S>& wanted) {
+  return double(smooth_l1(offsets.x1 - wanted.x1)) + smooth_l1(offsets.y1 - wanted.y1) +
+         smooth_l1(offsets.x2 - wanted.x2) + smooth_l1(offsets.y2 - wanted.y2);
+}
+
+struct Sums {
+  double localization, classification;
+  long long positives;
+};
+
+template <typename S>
+struct Totals {
+  S *localization, *classification;
+  int64_t* positives;
+};
+
+template <typename S>
+__global__ void __launch_bounds__(kImageThreads)
+    multibox_loss_kernel(const S* cross_entropy, Target target, Boxes<S> boxes, int num_priors,
+                         double neg_pos_ratio, OrderKey<S>* spilled, bool* selected, Sums* images,
+                         unsigned* ticket, Totals<S> totals) {
+  using Key = OrderKey<S>;
+  SSDKERN_SHARED(memory);
+  __shared__ Select<Key, 1> select;
+  __shared__ double parts[kImageThreads / 32];
+  __shared__ Key key_parts[kImageThreads / 32];
+  __shared__ int counts[kImageThreads / 32];
+  const int64_t image = blockIdx.x, first = image * num_priors;
+  Key* const keys = spilled ? spilled + first : reinterpret_cast<Key*>(memory);
+
+  // 1. positives, and what the negatives rank by
+  int positives = 0, candidates = 0;
+  double localization = 0, classification = 0;
+  Key lowest = ~Key(0), highest = 0;
+  for (int i = threadIdx.x; i < num_priors; i += kImageThreads) {
+    const int row = target.row(first + i);
+    Key key = 0;
+    if (row >= 0) {
+      ++positives;
+      classification += cross_entropy[first + i];
+      const Box<S> prior = load_box<S>(boxes.priors, i);
+      const Box<S> wanted = encode(load_box<S>(boxes.gt_boxes, row), prior, boxes.variances);
+      localization += localization_loss(load_box<S>(boxes.offsets, first + i), wanted);
+    } else if (row != -2) {
+      ++candidates;
+      key = order_key(cross_entropy[first + i]);
+      lowest = min(lowest, key), highest = max(highest, key);
+    }
+    keys[i] = key;
+    selected[first + i] = row >= 0;
+  }
+  positives = block_sum(positives, counts);
+  candidates = block_sum(candidates, counts);
+  lowest = block_reduce(lowest, key_parts, [](Key a, Key b) { return min(a, b); });
+  highest = block_reduce(highest, key_parts, [](Key a, Key b) { return max(a, b); });
+
+  // 2. the hardest negatives
+  const double wanted = positives * neg_pos_ratio;
+  const int take = wanted < candidates ? int(wanted) : candidates;
+  const Cut<Key> cut = take_highest(select, keys, num_priors, take, candidates, lowest, highest);
+  for (int i = threadIdx.x; i < num_priors; i += kImageThreads) {
+    if (!cut.takes(keys[i], i)) continue;
+    classification += cross_entropy[first + i];
+    selected[first + i] = true;
+  }
+
+  // 3. sums of the image, and by the last block of all images
+  localization = block_sum(localization, parts);
+  classification = block_sum(classification, parts);
+  __shared__ bool last;
+  if (threadIdx.x == 0) {
+    images[image] = {localization, classification, positives};
+    __threadfence();
+    last = atomicAdd(ticket, 1) == gridDim.x - 1;
+  }
+  __syncthreads();
+  if (!last) return;
+  localization = classification = 0;
+  long long all_positives = 0;
+  for (int i = threadIdx.x; i < gridDim.x; i += kImageThreads) {
+    const volatile Sums& sums = images[i];
+    localization += sums.localization;
+    classification += sums.classification;
+    all_positives += sums.positives;
+  }
+  localization = block_sum(localization, parts);
+  classification = block_sum(classification, parts);
+  const double count = block_sum(double(all_positives), parts);
+  if (threadIdx.x == 0) {
+    *totals.localization = S(localization);
+    *totals.classification = S(classification);
+    *totals.positives = int64_t(count);
+  }
+}
+
+}  // namespace
+
+std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> multibox_loss_cuda(
+    const Tensor& logits, const Tensor& offsets, const Tensor& priors, const Tensor& gt_boxes,
+    const Tensor& gt_labels, const Tensor& matched, double neg_pos_ratio, double center_variance,
+    double size_variance) {
+  const Inputs in(logits, offsets, priors, gt_boxes, gt_labels, matched);
+  const int64_t batch = in.logits.size(0), num_priors = in.logits.size(1);
+  Tensor localization = torch::stable::new_zeros(in.priors, {});
+  Tensor classification = torch::stable::new_zeros(in.priors, {});
+  Tensor positives = torch::stable::new_zeros(in.priors, {}, ScalarType::Long);
+  Tensor lse = torch::stable::new_empty(in.priors, {batch, num_priors});
+  Tensor selected = torch::stable::new_empty(in.priors, {batch, num_priors}, ScalarType::Bool);
+  if (in.rows() == 0) return {localization, classification, positives, lse, selected};
+  const Stream stream(in.logits);
+  with_types(in, [&](auto element, auto number) {
+    using T = decltype(element);
+    using S = decltype(number);
+    using Key = OrderKey<S>;
+    const size_t key_bytes = num_priors * sizeof(Key), fixed = sizeof(Select<Key, 1>) + 1024;
+    const bool fits = key_bytes + fixed <= stream.shared_limit();
+    Scratch scratch;
+    const auto cross_entropy = scratch.reserve<S>(in.rows());
+    const auto keys = scratch.reserve<Key>(fits ? 0 : in.rows());
+    const auto images = scratch.reserve<Sums>(batch);
+    const auto ticket = scratch.reserve<unsigned>(1);
+    scratch.allocate(in.logits);
+    with_lanes(in.target().num_classes, [&](auto lanes, auto items) {
+      stream.launch<cross_entropy_kernel<T, S, lanes.value, items.value>>(
+          ceil_div(in.rows() * lanes.value, kThreads), kThreads, 0, data<T>(in.logits), in.rows(),
+          in.target(), scratch[cross_entropy], data<S>(lse), scratch[ticket]);
+    });
+    const Totals<S> totals{data<S>(localization), data<S>(classification),
+                           data<int64_t>(positives)};
+    stream.launch<multibox_loss_kernel<S>>(
+        batch, kImageThreads, fits ? key_bytes : 0, scratch[cross_entropy], in.target(),
+        in.boxes<S>({center_variance, size_variance}), int(num_priors), neg_pos_ratio,
+        fits ? nullptr : scratch[keys], data<bool>(selected), scratch[images], scratch[ticket],
+        totals);
+  });
+  return {localization, classification, positives, lse, selected};
+}
+
+SSDKERN_CUDA_IMPL(m) { m.impl("multibox_loss", TORCH_BOX(&multibox_loss_cuda)); }
+
+}  // namespace ssdkern

@@ -76,6 +76,19 @@ def test_thresholds(threshold, rule, device, backend):
 
 @places("match_priors")
 @rules
+def test_rows_behind_the_last_image_are_nobodys(rule, device, backend):
+    """A buffer larger than its content; what is left in it would match."""
+    s = scene((3, 90, 3, 6), device)
+    buffer = torch.cat((s.gt_boxes, s.priors[:9]))
+    expected = match_priors(s.priors, s.gt_boxes, s.gt_offsets, rule=rule, backend=backend)
+    got = match_priors(s.priors, buffer, s.gt_offsets, rule=rule, backend=backend)
+    assert torch.equal(got, expected)
+    none = torch.zeros_like(s.gt_offsets)
+    assert (match_priors(s.priors, buffer, none, rule=rule, backend=backend) == -1).all()
+
+
+@places("match_priors")
+@rules
 def test_crowds(rule, device, backend):
     """Many truths want the same priors, and there may be more of them than priors."""
     priors = random_boxes(60, low=0.05, high=0.2).to(device)
@@ -181,8 +194,8 @@ def test_rejects():
         match_priors(priors, boxes[:, :3], offsets)
     with pytest.raises(ValueError, match="want gt_offsets of dtype int32 or int64"):
         match_priors(priors, boxes, offsets.float())
-    for wrong in ([0, 2], [1, 3], [0, 2, 1, 3], [0, 4]):
-        with pytest.raises(ValueError, match="want gt_offsets rising from 0 to the 3 rows"):
+    for wrong in ([1, 3], [0, 2, 1, 3], [0, 4]):
+        with pytest.raises(ValueError, match="want gt_offsets rising from 0 to at most the 3 rows"):
             match_priors(priors, boxes, torch.tensor(wrong))
     with pytest.raises(ValueError, match=r"want gt_offsets \[B\+1\], got \[0\]"):
         match_priors(priors, boxes, offsets[:0])

@@ -106,7 +106,7 @@ constexpr ScalarType scalar_type_of() {
   return std::is_same_v<S, double> ? ScalarType::Double : ScalarType::Float;
 }
 
-// gt_offsets as int32, checked to rise from 0 to the number of rows.
+// gt_offsets as int32, checked to rise from 0 to the number of rows or less.
 inline Tensor packed_offsets(const Tensor& gt_offsets, int64_t rows) {
   const ScalarType type = gt_offsets.scalar_type();
   STD_TORCH_CHECK(type == ScalarType::Int || type == ScalarType::Long,
@@ -116,9 +116,9 @@ inline Tensor packed_offsets(const Tensor& gt_offsets, int64_t rows) {
   const Tensor offsets = as(gt_offsets, ScalarType::Int);
   const int32_t* at = data<int32_t>(offsets);
   const int64_t last = offsets.size(0) - 1;
-  STD_TORCH_CHECK(at[0] == 0 && at[last] == rows && std::is_sorted(at, at + last + 1),
-                  "want gt_offsets rising from 0 to the ", rows, " rows of gt_boxes, got ", at[0],
-                  " to ", at[last]);
+  STD_TORCH_CHECK(at[0] == 0 && at[last] <= rows && std::is_sorted(at, at + last + 1),
+                  "want gt_offsets rising from 0 to at most the ", rows, " rows of gt_boxes, got ",
+                  at[0], " to ", at[last]);
   return offsets;
 }
 

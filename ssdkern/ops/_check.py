@@ -42,16 +42,19 @@ def can_read(tensor):
 
 
 def want_packed(gt_boxes, gt_offsets):
-    """Checks packed ground truth: row ranges `gt_offsets` [B+1] into `gt_boxes` [T, 4]."""
+    """Checks packed ground truth: row ranges `gt_offsets` [B+1] into `gt_boxes` [T, 4].
+
+    Rows from the last of `gt_offsets` on are free: a buffer may be larger than what is in it.
+    """
     want_boxes("gt_boxes", gt_boxes, "[T, 4]", ndim=2)
     rows = gt_offsets.ndim == 1 and len(gt_offsets) >= 1
     want(rows, "gt_offsets [B+1]", list(gt_offsets.shape))
     integer = gt_offsets.dtype in (torch.int32, torch.int64)
     want(integer, "gt_offsets of dtype int32 or int64", gt_offsets.dtype)
     if can_read(gt_offsets):
-        ends = bool(gt_offsets[0] == 0) and bool(gt_offsets[-1] == len(gt_boxes))
+        ends = bool(gt_offsets[0] == 0) and bool(gt_offsets[-1] <= len(gt_boxes))
         rising = bool((gt_offsets[1:] >= gt_offsets[:-1]).all())
-        what = f"gt_offsets rising from 0 to the {len(gt_boxes)} rows of gt_boxes"
+        what = f"gt_offsets rising from 0 to at most the {len(gt_boxes)} rows of gt_boxes"
         want(ends and rising, what, gt_offsets)
 
 

@@ -37,7 +37,8 @@ def match_priors(
     Args:
         priors (Tensor[P, 4]): xyxy, any dtype.
         gt_boxes (Tensor[T, 4]): xyxy, units of `priors`, the boxes of all images.
-        gt_offsets (Tensor[B+1]): int32; image b owns rows ``gt_offsets[b]:gt_offsets[b+1]``.
+        gt_offsets (Tensor[B+1]): int32; image b owns rows ``gt_offsets[b]:gt_offsets[b+1]``. Rows
+            from ``gt_offsets[B]`` on are nobody's, so that buffers of fixed capacity serve.
         iou_threshold: in [0, 1], compared in the dtype of the boxes.
         rule: ``"bipartite"`` or ``"argmax"``.
         backend: ``"native"``, ``"triton"``, ``"torch"``; None takes the first that can run.
@@ -48,7 +49,7 @@ def match_priors(
 
     Raises:
         ValueError: a shape, dtype, device, the threshold or the rule does not fit; on the CPU also
-            where `gt_offsets` does not rise from 0 to T.
+            where `gt_offsets` does not rise from 0 to T or less.
         RuntimeError: `backend` cannot run on this device.
 
     Source: MatchBBox of the authors' Caffe code; torchvision 0.29 `SSDMatcher`.
@@ -73,7 +74,10 @@ def match_priors_torch(priors, gt_boxes, gt_offsets, iou_threshold, bipartite):
         return none
     image = torch.bucketize(rows, gt_offsets[1:], right=True)  # [T]
     iou = box_iou_torch(gt_boxes, priors)
-    iou = torch.where(iou > MIN_IOU if bipartite else iou >= 0, iou, -1)  # NaN becomes -1 too
+    near = iou > MIN_IOU if bipartite else iou >= 0  # NaN is not
+    owned = image < len(none)
+    iou = torch.where(near & owned[:, None], iou, -1)
+    image = torch.where(owned, image, 0)
 
     of_image = image[:, None].expand_as(iou)
     best = iou.new_full(none.shape, -1).scatter_reduce(0, of_image, iou, "amax")

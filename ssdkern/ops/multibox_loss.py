@@ -57,7 +57,8 @@ def multibox_loss(
         priors (Tensor[P, 4]): xyxy.
         gt_boxes (Tensor[T, 4]): xyxy, units of `priors`, the boxes of all images.
         gt_labels (Tensor[T]): int64, in 1..C-1.
-        gt_offsets (Tensor[B+1]): int32; image b owns rows ``gt_offsets[b]:gt_offsets[b+1]``.
+        gt_offsets (Tensor[B+1]): int32; image b owns rows ``gt_offsets[b]:gt_offsets[b+1]``. Rows
+            from ``gt_offsets[B]`` on are nobody's, but their labels are in range too.
         matched (Tensor[B, P]): row of `gt_boxes` for each prior, -1 for a negative, -2 for a prior
             that takes no part; None calls `match_priors` with `iou_threshold` and `rule`.
         neg_pos_ratio: negatives for each positive of an image; those of highest background loss,
@@ -74,7 +75,7 @@ def multibox_loss(
 
     Raises:
         ValueError: a shape, dtype, device or number does not fit; on the CPU also where
-            `gt_offsets` does not rise from 0 to T, or a label or match is out of range.
+            `gt_offsets` does not rise from 0 to T or less, or a label or match is out of range.
         RuntimeError: `backend` cannot run on this device.
 
     Source: Liu et al. 2016, eq. 1-3, as MultiBoxLoss of the authors' Caffe code with MAX_NEGATIVE

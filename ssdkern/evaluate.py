@@ -16,13 +16,14 @@ from pathlib import Path
 import numpy as np
 import torch
 from safetensors import SafetensorError
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader, Dataset, Subset
 from tqdm import tqdm
 
 from ssdkern import plots
 from ssdkern.checkpoint import load_model
 from ssdkern.coco import coco_dataset, coco_evaluate, coco_results
 from ssdkern.data import EvalTransform, open_dataset
+from ssdkern.distributed import Group, join
 from ssdkern.draw import comparison_grid
 from ssdkern.memory import keep_freed_memory
 from ssdkern.metrics import (
@@ -84,11 +85,12 @@ def _collate(items):
     return torch.stack(images), *map(list, rest)
 
 
-def _detect_all(model, dataset, batch_size, workers, device, backend, progress):
-    """Detections, truth, sizes and ids of every image, and the seconds it took."""
+def _detect_all(model, dataset, batch_size, workers, device, backend, progress, processes):
+    """Detections, truth, sizes and ids of this process's images, and the seconds it took."""
     device = torch.device(device) if device else next(model.parameters()).device
+    own = range(processes.rank, len(dataset), processes.size)
     loader = DataLoader(
-        _Inputs(dataset, model.image_size),
+        Subset(_Inputs(dataset, model.image_size), own),
         batch_size,
         num_workers=workers,
         collate_fn=_collate,
@@ -147,6 +149,7 @@ def evaluate(
     iou_threshold=0.5,
     class_names=None,
     progress=False,
+    processes=None,
 ):
     """Detect on every image of a data set and score the result.
 
@@ -164,9 +167,11 @@ def evaluate(
         class_names: what the model's labels 1..C-1 mean; None: the data set's names. Other
             classes than the data set's are dropped, in another order translated.
         progress: shows a bar.
+        processes: of `ssdkern.distributed.join`; the images are shared out among them.
 
     Returns:
-        Report: mean and per-class average precision, timings, and all detections.
+        Report: mean and per-class average precision, timings, and all detections. None where
+        the rank of this process is not 0.
 
     Raises:
         ValueError: unknown metric, empty data set, or no class in common.
@@ -178,9 +183,15 @@ def evaluate(
     if not len(dataset):
         raise ValueError("want images to evaluate on, got an empty data set")
     names = list(dataset.class_names)
-    detections, truths, sizes, ids, seconds = _detect_all(
-        model, dataset, batch_size, workers, device, backend, progress
+    processes = processes or Group()
+    *found, seconds = _detect_all(
+        model, dataset, batch_size, workers, device, backend, progress, processes
     )
+    parts = processes.gather_first(list(zip(*found, strict=True)))
+    if parts is None:
+        return None
+    rows = [parts[i % len(parts)][i // len(parts)] for i in range(len(dataset))]
+    detections, truths, sizes, ids = map(list, zip(*rows, strict=True))
     detections, notes = _translate(detections, class_names or names, names)
     clock = time.perf_counter()
     if len(set(ids)) < len(ids):
@@ -281,29 +292,38 @@ def parser():
     return args
 
 
+def _run(args, processes):
+    """The report, None where rank is not 0, and the files written."""
+    model, info = load_model(args.weights, args.device)
+    dataset = open_dataset(args.data, args.split)
+    for note in dataset.notes[:_NOTES] if processes.rank == 0 else ():
+        print(f"note: {note}", file=sys.stderr)
+    report = evaluate(
+        model,
+        dataset,
+        metric=args.metric,
+        batch_size=args.batch_size,
+        workers=args.workers,
+        backend=args.backend,
+        class_names=info["class_names"],
+        progress=sys.stderr.isatty() and processes.rank == 0,
+        processes=processes,
+    )
+    return report, save(report, args.output, dataset) if report and args.output else []
+
+
 def main(argv=None):
     """Run the command; returns the exit code."""
     args = parser().parse_args(argv)
     keep_freed_memory()
     try:
-        model, info = load_model(args.weights, args.device)
-        dataset = open_dataset(args.data, args.split)
-        for note in dataset.notes[:_NOTES]:
-            print(f"note: {note}", file=sys.stderr)
-        report = evaluate(
-            model,
-            dataset,
-            metric=args.metric,
-            batch_size=args.batch_size,
-            workers=args.workers,
-            backend=args.backend,
-            class_names=info["class_names"],
-            progress=sys.stderr.isatty(),
-        )
-        files = save(report, args.output, dataset) if args.output else []
+        with join() as processes:
+            report, files = _run(args, processes)
     except (OSError, ValueError, RuntimeError, SafetensorError) as error:
         print(f"ssdkern evaluate: {error}", file=sys.stderr)
         return 1
+    if report is None:
+        return 0
     for file in files:
         print(f"wrote {file}")
     print(report)

@@ -4,6 +4,10 @@
 leaves in the output folder ``weights/{last,best}.safetensors``, ``state/last.pt`` to resume from,
 ``results.csv`` and ``args.yaml``. A run with a budget of steps or epochs is the same every time on
 the same machine, interrupted and resumed or not; one with a budget of minutes depends on the clock.
+
+``torchrun --nproc-per-node K -m ssdkern.train`` spreads a step over K processes, of any number of
+machines: K of them with batches of b have the gradients of one with K * b. Batch normalisation is
+of each process's batch; ``--sync-norms`` makes it of all on GPUs.
 """
 
 import argparse
@@ -21,6 +25,7 @@ import ssdkern
 from ssdkern import weights
 from ssdkern.checkpoint import atomic_write, load_matching, load_state, read_info
 from ssdkern.data import check, open_dataset, summarize
+from ssdkern.distributed import join
 from ssdkern.frozen import hold_pretrained
 from ssdkern.memory import keep_freed_memory
 from ssdkern.model import MODELS, build, from_config
@@ -89,6 +94,13 @@ def parser():
     args.add_argument("--device")
     args.add_argument("--backend", choices=("native", "triton", "torch"), help="of every op")
     args.add_argument("--amp", choices=("off", "bf16"), help="compute in bfloat16")
+    args.add_argument("--compile", action="store_true", help="torch.compile the network and loss")
+    args.add_argument(
+        "--cuda-graph", action="store_true", help="record a step once and replay it, on one GPU"
+    )
+    args.add_argument(
+        "--sync-norms", action="store_true", help="batch normalisation over the GPUs of torchrun"
+    )
     args.add_argument("--seed", type=int)
     args.add_argument("--resume", action="store_true", help="go on from state/last.pt in --output")
     args.add_argument("--dry-run", action="store_true", help="two steps, nothing kept")
@@ -96,12 +108,13 @@ def parser():
     return args
 
 
-def settle(given, state=None):
+def settle(given, state=None, processes=1):
     """The settings of a run and its recipe, from what was given and, to resume, its state.
 
     Args:
         given: dict of the arguments given.
         state: of `ssdkern.checkpoint.load_state`, or None.
+        processes: how many share a step.
 
     Returns:
         tuple[argparse.Namespace, Recipe]
@@ -116,7 +129,11 @@ def settle(given, state=None):
             raise ValueError(f"want {option} {saved.get(name)} as the run had, got {value}")
     if {"epochs", "steps", "max_minutes"} & given.keys():
         saved |= {"epochs": None, "steps": None, "max_minutes": None}
-    saved |= {"resume": False, "dry_run": False, "quiet": False}
+    if state and saved.get("processes", 1) != processes:
+        raise ValueError(
+            f"want {saved.get('processes', 1)} processes, as the run had, got {processes}"
+        )
+    saved |= {"resume": False, "dry_run": False, "quiet": False, "processes": processes}
     every = dict.fromkeys(action.dest for action in parser()._actions if action.dest != "help")
     options = argparse.Namespace(**{**every, **_DEFAULTS, **saved, **given})
     if not options.data:
@@ -124,8 +141,9 @@ def settle(given, state=None):
     recipe = RECIPES[options.recipe]
     own = {field.name for field in fields(recipe)} & vars(options).keys() - {"batch_size", "steps"}
     changes = {name: getattr(options, name) for name in own if getattr(options, name) is not None}
-    options.batch_size = options.batch_size or max(recipe.batch_size // options.accumulate, 1)
-    together = options.batch_size * options.accumulate
+    parts = options.accumulate * processes
+    options.batch_size = options.batch_size or max(recipe.batch_size // parts, 1)
+    together = options.batch_size * parts
     larger = together / recipe.batch_size
     # AdamW's steps do not grow with the batch as SGD's do, so it takes the square root
     larger = math.sqrt(larger) if (options.optimizer or recipe.optimizer) == "adamw" else larger
@@ -134,6 +152,12 @@ def settle(given, state=None):
     if not (options.epochs or options.steps or options.max_minutes):
         options.steps = recipe.steps
         options.epochs = None if recipe.steps else _EPOCHS
+    for name in ("sync_norms", "cuda_graph"):
+        if getattr(options, name) and torch.device(options.device).type != "cuda":
+            option = f"--{name.replace('_', '-')}"
+            raise ValueError(f"want --device cuda with {option}, got {options.device}")
+    if options.cuda_graph and processes > 1:
+        raise ValueError(f"want one process with --cuda-graph, got {processes}")
     for name in ("batch_size", "accumulate", "epochs", "steps", "max_minutes", "lr"):
         value = getattr(options, name)
         if value is not None and value <= 0:
@@ -179,7 +203,7 @@ def make_model(options, recipe, num_classes):
     return model, groups
 
 
-def fit(options, recipe, train_set, eval_set, state=None, on_step=None):
+def fit(options, recipe, train_set, eval_set, state=None, on_step=None, processes=None):
     """Train on data sets that are already open; see `main` for the rest.
 
     Args:
@@ -187,6 +211,7 @@ def fit(options, recipe, train_set, eval_set, state=None, on_step=None):
         train_set, eval_set: data sets; `eval_set` None: no evaluation.
         state: to resume from.
         on_step: see `Trainer.run`.
+        processes: of `ssdkern.distributed.join`.
 
     Returns:
         tuple[int, Trainer]: exit code, and the trainer with its model.
@@ -194,7 +219,9 @@ def fit(options, recipe, train_set, eval_set, state=None, on_step=None):
     if options.device == "cpu":
         keep_freed_memory()
     model, groups = make_model(options, recipe, len(train_set.class_names) + 1)
-    trainer = Trainer(model, groups, recipe, train_set, eval_set, options)
+    if options.sync_norms:
+        model = torch.nn.SyncBatchNorm.convert_sync_batchnorm(model)
+    trainer = Trainer(model, groups, recipe, train_set, eval_set, options, processes)
     if state:
         trainer.restore(state)
         print(f"resumed at step {trainer.step}, {trainer.elapsed / 60:.1f} minutes of training")
@@ -209,34 +236,30 @@ def fit(options, recipe, train_set, eval_set, state=None, on_step=None):
         trainer.rehearse()
         return 0, trainer
     record = {**vars(options), "ssdkern": ssdkern.__version__, "torch": str(torch.__version__)}
-    with atomic_write(trainer.output / "args.yaml") as part:
-        part.write_text(yaml.safe_dump(record))
+    if not trainer.processes.rank:
+        with atomic_write(trainer.output / "args.yaml") as part:
+            part.write_text(yaml.safe_dump(record))
     code = trainer.run(on_step)
     trainer.finish()
     return code, trainer
 
 
-def main(argv=None):
-    """Run the command; returns the exit code."""
-    given = vars(parser().parse_args(argv))
+def _run(given, processes):
+    """From the arguments given to the end of the run; returns the exit code."""
     clock = time.perf_counter()
-    try:
-        file = Path(given["output"]) / "state/last.pt"
-        if not given.get("resume") and file.exists() and not given.get("dry_run"):
-            raise ValueError(f"want a new --output, or --resume, got a run in {given['output']}")
-        state = load_state(file) if given.get("resume") else None
-        options, recipe = settle(given, state)
-        train_set = open_dataset(options.data, options.split)
-        print(summarize(train_set))
-        check(train_set)
-        eval_set = None
-        if options.eval_split != "none":
-            eval_set = open_dataset(options.data, options.eval_split)
-            print(summarize(eval_set).split("\n")[0])
-        code, trainer = fit(options, recipe, train_set, eval_set, state)
-    except (OSError, ValueError, NonFiniteLossError) as error:
-        print(f"ssdkern train: {error}", file=sys.stderr)
-        return 1
+    file = Path(given["output"]) / "state/last.pt"
+    if not given.get("resume") and file.exists() and not given.get("dry_run"):
+        raise ValueError(f"want a new --output, or --resume, got a run in {given['output']}")
+    state = load_state(file) if given.get("resume") else None
+    options, recipe = settle(given, state, processes.size)
+    train_set = open_dataset(options.data, options.split)
+    print(summarize(train_set))
+    check(train_set)
+    eval_set = None
+    if options.eval_split != "none":
+        eval_set = open_dataset(options.data, options.eval_split)
+        print(summarize(eval_set).split("\n")[0])
+    code, trainer = fit(options, recipe, train_set, eval_set, state, processes=processes)
     if options.dry_run:
         return 0
     minutes = (time.perf_counter() - clock) / 60
@@ -249,6 +272,17 @@ def main(argv=None):
     elif trainer.best >= 0:
         print(f"best mAP@0.5 = {trainer.best:.3f}")
     return code
+
+
+def main(argv=None):
+    """Run the command; returns the exit code."""
+    given = vars(parser().parse_args(argv))
+    try:
+        with join() as processes:
+            return _run(given, processes)
+    except (OSError, ValueError, NonFiniteLossError) as error:
+        print(f"ssdkern train: {error}", file=sys.stderr)
+        return 1
 
 
 if __name__ == "__main__":

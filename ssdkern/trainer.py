@@ -4,18 +4,20 @@ import csv
 import math
 import sys
 import time
+from contextlib import nullcontext
 from itertools import islice
 from pathlib import Path
 
 import numpy as np
 import torch
-from torch.optim.swa_utils import AveragedModel
 from tqdm import tqdm
 
 from ssdkern import plots
 from ssdkern.checkpoint import atomic_write, save_state, save_weights
 from ssdkern.data import BatchKeys, TrainTransform, make_loader
+from ssdkern.distributed import Group
 from ssdkern.evaluate import evaluate
+from ssdkern.stepper import Stepper
 from ssdkern.stop import StopSignal
 
 _ENDLESS = 1 << 40  # epochs of the stream of batches; the run ends it
@@ -27,19 +29,6 @@ class NonFiniteLossError(RuntimeError):
     """The loss is NaN or infinite; the message names the step, the rate and the pictures."""
 
 
-def ema_update(decay):
-    """For AveragedModel: an average that starts short and grows to `decay`."""
-
-    def update(averaged, current, steps):
-        weight = 1 - min(decay, (1 + float(steps)) / (10 + float(steps)))
-        if averaged[0].is_floating_point():
-            torch._foreach_lerp_(averaged, current, weight)
-        else:
-            torch._foreach_copy_(averaged, current)
-
-    return update
-
-
 class Trainer:
     """One run of training.
 
@@ -49,25 +38,19 @@ class Trainer:
         recipe: of `ssdkern.recipes`, with the caller's changes.
         train_set, eval_set: data sets; `eval_set` None: no evaluation.
         options: the command's settings, see `ssdkern.train`.
+        processes: of `ssdkern.distributed.join`; each has a trainer of the same arguments.
     """
 
-    def __init__(self, model, groups, recipe, train_set, eval_set, options):
+    def __init__(self, model, groups, recipe, train_set, eval_set, options, processes=None):
         self.model, self.recipe, self.options = model, recipe, options
         self.train_set, self.eval_set = train_set, eval_set
+        self.processes = processes or Group()
         self.device = next(model.parameters()).device
-        if recipe.optimizer == "adamw":
-            self.optimizer = torch.optim.AdamW(groups)
-        else:
-            self.optimizer = torch.optim.SGD(groups, momentum=0.9)
-        for group in self.optimizer.param_groups:
-            group["peak"] = group["lr"]
-        self.ema = None
-        if recipe.ema:
-            average = ema_update(recipe.ema)
-            self.ema = AveragedModel(model, multi_avg_fn=average, use_buffers=True)
+        self.stepper = Stepper(model, groups, recipe, options, self.processes)
+        self.optimizer, self.ema = self.stepper.optimizer, self.stepper.ema
         self.step, self.elapsed, self.best = 0, 0.0, -1.0
         self.rows = []
-        self.images_per_step = options.batch_size * options.accumulate
+        self.images_per_step = options.batch_size * options.accumulate * self.processes.size
         self.steps = options.steps
         if options.epochs:
             self.steps = math.ceil(options.epochs * len(train_set) / self.images_per_step)
@@ -122,6 +105,9 @@ class Trainer:
     def save(self):
         """Write ``state/last.pt``, ``weights/last.safetensors`` and ``results.csv``."""
         self._look()
+        self._saved = self.elapsed
+        if self.processes.rank:
+            return
         self._save_weights("last")
         save_state(self.output / "state/last.pt", {**self.state(), "options": vars(self.options)})
         if self.rows:
@@ -129,9 +115,10 @@ class Trainer:
                 table = csv.DictWriter(file, self.rows[-1])
                 table.writeheader()
                 table.writerows(self.rows)
-        self._saved = self.elapsed
 
     def _save_weights(self, name):
+        if self.processes.rank:
+            return
         names, size = self.train_set.class_names, self.model.image_size
         score = self.rows[-1]["map50"] if self.rows else ""
         info = {"image_size": size, "step": self.step, "epoch": self.epoch, "map50": score}
@@ -151,30 +138,27 @@ class Trainer:
         """
         self._saved = self.elapsed
         self._mark = math.floor(10 * self.progress)
-        loader = self._loader()
+        loader, number = self._loader(), 0
         bar = tqdm(
             total=None if self.options.max_minutes else self.steps,
             initial=self.step,
             unit="step",
             dynamic_ncols=True,
-            disable=self.options.quiet,
+            disable=self.options.quiet or self.processes.rank > 0,
             mininterval=0.5 if sys.stderr.isatty() else 30,
         )
         with StopSignal() as stop, bar:
             batches = iter(loader)
             self.model.train()
-            while self.progress < 1 and not stop.number:
+            while self.progress < 1:
                 clock, before = time.perf_counter(), self.epoch
-                try:
-                    batch = list(islice(batches, self.options.accumulate))
-                except RuntimeError:
-                    if stop.number:  # Ctrl-C reaches the loader's processes too
-                        break
-                    raise
+                batch = self._next(batches, stop)
                 waited = time.perf_counter() - clock
+                if number := self.processes.highest(stop.number):
+                    break
                 self._step(batch)
                 spent = time.perf_counter() - clock
-                self.elapsed += spent
+                self.elapsed = self.processes.highest(self.elapsed + spent)
                 self.step += 1
                 self._waited, self._spent = self._waited + waited, self._spent + spent
                 self._steps += 1
@@ -188,9 +172,18 @@ class Trainer:
                     self._record(stop, bar, self._due(before) or self.progress >= 1)
                 elif self.elapsed - self._saved > _SAVE_SECONDS:
                     self.save()
-        if stop.number or self._saved < self.elapsed:
+        if number or self._saved < self.elapsed:
             self.save()
-        return 128 + stop.number if stop.number else 0
+        return 128 + number if number else 0
+
+    def _next(self, batches, stop):
+        """The batches of a step, or None where a signal took the loader's processes too."""
+        try:
+            return list(islice(batches, self.options.accumulate))
+        except RuntimeError:
+            if stop.number:
+                return None
+            raise
 
     def rehearse(self, steps=2):
         """Take some steps, say how long one takes, and keep nothing."""
@@ -220,41 +213,27 @@ class Trainer:
             seed=options.seed,
             epochs=_ENDLESS,
             start_batch=self.step * options.accumulate,
+            rank=self.processes.rank,
+            world_size=self.processes.size,
             pin_memory=self.device.type == "cuda",
         )
 
     def _step(self, batches):
-        factor = self.recipe.factor(self.progress)
-        for group in self.optimizer.param_groups:
-            group["lr"] = group["peak"] * factor
-        losses = 0
-        amp = self.options.amp == "bf16"
-        for batch in batches:
-            batch = [part.to(self.device, non_blocking=True) for part in batch]
-            images = batch[0].contiguous(memory_format=torch.channels_last)
-            with torch.autocast(self.device.type, torch.bfloat16, enabled=amp):
-                loss = self.model.loss(images, *batch[1:], backend=self.options.backend)
-            terms = torch.stack([loss.localization, loss.classification]) / len(batches)
-            terms.sum().backward()
-            losses = losses + terms.detach()
-        if self.recipe.clip_grad:
-            torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.recipe.clip_grad)
-        self.optimizer.step()
-        self.optimizer.zero_grad()
-        if self.ema:
-            self.ema.update_parameters(self.model)
-        self._window.append((self.step, losses))
+        losses, own = self.stepper(batches, self.recipe.factor(self.progress))
+        self._window.append((self.step, losses, own))
 
     def _look(self):
         """Read the losses of the last steps, which waits for the device."""
         if not self._window:
             return
-        steps, losses = zip(*self._window, strict=True)
+        steps, losses, own = zip(*self._window, strict=True)
         self._window = []
-        values = torch.stack(losses).cpu().numpy()
-        for step, value in zip(steps, values, strict=True):
+        values, shares = torch.stack(losses).cpu().numpy(), torch.stack(own).cpu().numpy()
+        for step, value, share in zip(steps, values, shares, strict=True):
             if not np.isfinite(value).all():
-                raise NonFiniteLossError(self._describe(step, value))
+                mine = "" if np.isfinite(share).all() else self._describe(step, share)
+                found = [text for text in self.processes.gather(mine) if text]
+                raise NonFiniteLossError("; ".join(found))
         self._sums += values.sum(0)
         self._read += len(values)
 
@@ -266,6 +245,8 @@ class Trainer:
             options.seed,
             epochs=_ENDLESS,
             start_batch=step * options.accumulate,
+            rank=self.processes.rank,
+            world_size=self.processes.size,
         )
         ids = [
             str(self.train_set.annotation(index).image_id)
@@ -273,9 +254,10 @@ class Trainer:
             for _, index in batch
         ]
         rate = self.optimizer.param_groups[0]["lr"]
+        where = f" of rank {self.processes.rank}" if self.processes.size > 1 else ""
         return (
             f"want a finite loss, got localization {value[0]:g} and classification {value[1]:g} "
-            f"at step {step}, lr {rate:g}, on pictures {', '.join(ids)}; a lower --lr or "
+            f"at step {step}, lr {rate:g}, on pictures {', '.join(ids)}{where}; a lower --lr or "
             f"--clip-grad may help; {self.output}/weights/last.safetensors is from before"
         )
 
@@ -304,9 +286,11 @@ class Trainer:
         localization, classification = (self._sums / max(self._read, 1)).tolist()
         spent = max(self._spent, 1e-9)
         score = None
-        if due and self.eval_set is not None and not stop.number:
-            with stop.interrupting():
-                score = float(self.evaluate().map50)
+        if due and self.eval_set is not None and not self.processes.highest(stop.number):
+            # an evaluation that several share is not left by one
+            with stop.interrupting() if self.processes.size == 1 else nullcontext():
+                report = self.evaluate()
+                score = self.processes.highest(float(report.map50) if report else -1.0)
         self._mark = math.floor(10 * self.progress)
         row = {
             "step": self.step,
@@ -334,17 +318,19 @@ class Trainer:
         self.save()
 
     def evaluate(self):
-        """A Report of the averaged model on `eval_set`."""
+        """A Report of the averaged model on `eval_set`; None where rank is not 0."""
         options = self.options
+        self.processes.share_buffers(self.averaged)
         return evaluate(
             self.averaged,
             self.eval_set,
             batch_size=options.batch_size,
             workers=options.workers,
             backend=options.backend,
+            processes=self.processes,
         )
 
     def finish(self):
         """Draw ``results.png`` where matplotlib is."""
-        if self.rows and plots.available():
+        if self.rows and not self.processes.rank and plots.available():
             plots.plot_results(self.output / "results.csv", self.output / "results.png")

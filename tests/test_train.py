@@ -8,11 +8,13 @@ import signal
 import pytest
 import torch
 from safetensors.torch import load_file
+from torch.optim.swa_utils import AveragedModel
 
 from ssdkern.data import SyntheticScenes
 from ssdkern.recipes import RECIPES
+from ssdkern.stepper import update_average
 from ssdkern.train import fit, main, settle
-from ssdkern.trainer import NonFiniteLossError, ema_update
+from ssdkern.trainer import NonFiniteLossError
 
 
 class Scenes(SyntheticScenes):
@@ -171,12 +173,19 @@ def test_the_rate_follows_the_batch(tmp_path):
 
 
 def test_ema_against_its_formula():
-    averaged, value, update = [torch.zeros(1)], 0.0, ema_update(0.9)
+    model = torch.nn.BatchNorm1d(1)
+    ema, value = AveragedModel(model, use_buffers=True), 0.0
     for step in range(40):
-        update(averaged, [torch.full((1,), float(step))], torch.tensor(step))
-        decay = min(0.9, (1 + step) / (10 + step))
+        with torch.no_grad():
+            model.weight.fill_(step)
+            model.running_mean.fill_(2 * step)
+            model.num_batches_tracked.fill_(step)
+        update_average(ema, model, 0.9)
+        decay = min(0.9, (1 + step) / (10 + step)) if step else 0
         value = decay * value + (1 - decay) * step
-    assert averaged[0].item() == pytest.approx(value, rel=1e-5)
+    assert ema.module.weight.item() == pytest.approx(value, rel=1e-5)
+    assert ema.module.running_mean.item() == pytest.approx(2 * value, rel=1e-5)
+    assert ema.module.num_batches_tracked == 39 and ema.n_averaged == 40
 
 
 def test_resuming_another_run_is_refused(whole, tmp_path):

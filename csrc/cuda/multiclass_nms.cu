@@ -1,0 +1,51 @@
+// Per-class suppression of decoded, scored boxes.
+#include "detections.cuh"
+
+namespace ssdkern {
+namespace {
+
+template <typename T, typename S>
+struct GivenScores {
+  const T* scores;
+  int num_classes;
+  S threshold;
+
+  __device__ S load(int64_t row, int c) const { return S(scores[row * num_classes + c]); }
+  __device__ bool passes(S loaded, int64_t, S* score) const {
+    *score = loaded;
+    return loaded > threshold;
+  }
+};
+
+template <typename S>
+struct GivenBoxes {
+  AnyBoxes boxes;
+  __device__ Box<S> load(int64_t row, int) const { return load_box<S>(boxes, row); }
+};
+
+}  // namespace
+
+Results multiclass_nms_cuda(const Tensor& boxes, const Tensor& scores, double score_threshold,
+                            double iou_threshold, int64_t nms_top_k, int64_t keep_top_k) {
+  check_device(boxes, scores);
+  check_float(boxes, "boxes");
+  check_float(scores, "scores");
+  check_shape(scores, "scores", {-1, -1, -1});
+  const int64_t size[] = {scores.size(0), scores.size(1), scores.size(2)};
+  check_shape(boxes, "boxes", {size[0], size[1], 4});
+  check_limits(size[1], size[2], nms_top_k, keep_top_k);
+  const bool wide = compute_type(boxes, scores) == ScalarType::Double;
+  const Tensor from = packed(boxes), given = wide ? as(scores, ScalarType::Double) : packed(scores);
+  const Stream stream(scores);
+  return with_float(given, [&](auto element) {
+    using T = decltype(element);
+    using S = Compute<T>;
+    const GivenScores<T, S> source{data<T>(given), int(size[2]), S(score_threshold)};
+    return find_detections<S>(stream, given, source, GivenBoxes<S>{AnyBoxes(from)}, size,
+                              iou_threshold, nms_top_k, keep_top_k);
+  });
+}
+
+SSDKERN_CUDA_IMPL(m) { m.impl("multiclass_nms", TORCH_BOX(&multiclass_nms_cuda)); }
+
+}  // namespace ssdkern

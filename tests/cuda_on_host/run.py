@@ -1,8 +1,8 @@
 """Runs tests on the CUDA kernels, compiled for the CPU: run.py asan|shadow [pytest arguments].
 
-The ops of csrc/cuda take the place of the native CPU ones, so the op tests run as they are:
-`-k native`. asan is AddressSanitizer with undefined behaviour trapped; shadow follows every access
-to shared memory. Both find divergent barriers.
+The ops of csrc/cuda take the place of the native CPU ones, so the tests of the ops run as they are:
+those of all ops, or the files that the arguments name. asan is AddressSanitizer with undefined
+behaviour trapped; shadow follows every access to shared memory. Both find divergent barriers.
 """
 
 import os
@@ -38,6 +38,7 @@ FLAGS = [
     "-Wno-subobject-linkage",
     "-DTORCH_TARGET_VERSION=0x020b000000000000",
 ]
+SELECTED = "cpu-native and not compiles and not exports"  # Dynamo does not care whose kernels run
 
 
 def build(mode, sources=None, name="ssdkern"):
@@ -85,9 +86,16 @@ def environment(mode, library):
 
 def main():
     mode, *arguments = sys.argv[1:]
-    env = environment(mode, build(mode))
+    library = build(mode)
+    if library is None:
+        sys.exit("want g++ to compile the CUDA kernels for the CPU, got none")
+    env = environment(mode, library)
     env["PYTHONPATH"] = os.pathsep.join([str(HERE), env.get("PYTHONPATH", "")])
-    command = [sys.executable, "-m", "pytest", "-p", "plugin", *arguments]
+    if not any(argument.startswith("tests/") for argument in arguments):
+        names = [*(path.stem for path in sorted((ROOT / "csrc/cuda").glob("*.cu"))), "cuda_paths"]
+        files = [f"tests/test_{name}.py" for name in names]
+        arguments += [file for file in files if (ROOT / file).exists()]
+    command = [sys.executable, "-m", "pytest", "-p", "plugin", "-k", SELECTED, *arguments]
     sys.exit(subprocess.run(command, cwd=ROOT, env=env).returncode)
 
 

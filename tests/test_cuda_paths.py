@@ -1,0 +1,183 @@
+"""Sizes and values that reach rare paths of the CUDA kernels; every backend must get them right.
+
+With the emulation, `CUDA_ON_HOST_SHARED=40000` sends what does not fit into shared memory the way
+that long lists go on a GPU.
+"""
+
+import pytest
+import torch
+import torchvision
+from cases import assert_close, assert_same, places, random_boxes, scene
+from test_match_priors import check as check_match
+
+import ssdkern
+from ssdkern.ops.detect import detect_torch
+from ssdkern.ops.multiclass_nms import multiclass_nms_torch
+
+NAN = float("nan")
+
+
+def askew(tensor):
+    """The same values, contiguous, at an address that 16-byte loads cannot use."""
+    memory = torch.empty(tensor.numel() + 1, dtype=tensor.dtype, device=tensor.device)
+    memory[1:] = tensor.flatten()
+    return memory[1:].view(tensor.shape)
+
+
+@places("match_priors")
+@pytest.mark.parametrize("rule", ["bipartite", "argmax"])
+def test_many_truths(rule, device, backend):
+    """More than a chunk of them, more than priors, and a second image after them."""
+    priors = random_boxes(170, low=0.05, high=0.3).to(device)
+    boxes = torch.cat((random_boxes(300, low=0.05, high=0.3), priors.cpu()[::9])).to(device)
+    offsets = torch.tensor([0, 300, len(boxes)], dtype=torch.int32, device=device)
+    check_match(askew(priors), askew(boxes), offsets, rule, backend)
+
+
+def clustered(count, device):
+    center = random_boxes(count // 20)[torch.randint(count // 20, (count,))]
+    boxes = center + 0.02 * torch.randn(count, 4)
+    boxes[:, 2:] = torch.maximum(boxes[:, 2:], boxes[:, :2])
+    scores = (torch.rand(count) * 4096).round() / 4096  # ties
+    return boxes.to(device), scores.to(device)
+
+
+@places("nms")
+def test_nms_of_two_panels(device, backend):
+    boxes, scores = clustered(8192 + 700, device)
+    keep = ssdkern.nms(askew(boxes), scores, 0.4, backend=backend)
+    assert torch.equal(keep.cpu(), torchvision.ops.nms(boxes.cpu(), scores.cpu(), 0.4))
+
+
+@places("batched_nms")
+@pytest.mark.parametrize("count", [1500, 8192 + 700])
+def test_batched_nms_of_long_and_short_groups(count, device, backend):
+    boxes, scores = clustered(count, device)
+    groups = torch.where(torch.rand(count) < 0.7, 3, torch.randint(-2, 40, (count,))).to(device)
+    keep = ssdkern.batched_nms(boxes, scores, groups, 0.4, backend=backend).cpu()
+    boxes, scores, groups = boxes.cpu(), scores.cpu(), groups.cpu()
+    kept = torch.zeros(count, dtype=torch.bool)
+    for group in groups.unique():
+        rows = (groups == group).nonzero()[:, 0]
+        kept[rows[torchvision.ops.nms(boxes[rows], scores[rows], 0.4)]] = True
+    order = scores.sort(descending=True, stable=True).indices
+    assert torch.equal(keep, order[kept[order]])
+
+
+@places("nms")
+@pytest.mark.parametrize("threshold", [-1.0, 0.0, NAN, 1.0, 1e300, float("inf")])
+def test_nms_thresholds(threshold, device, backend):
+    boxes, scores = clustered(200, device)
+    boxes[5:9] = boxes[4]
+    boxes[20:22] *= 1e-25  # areas that are not normal numbers
+    keep = ssdkern.nms(boxes, scores, threshold, backend=backend)
+    assert torch.equal(keep.cpu(), torchvision.ops.nms(boxes.cpu(), scores.cpu(), threshold))
+
+
+SCORES = {
+    "crowded": lambda s: s,
+    "equal": lambda s: torch.full_like(s, 0.3),
+    "few values": lambda s: (s * 3).round() / 3,
+    "two": lambda s: torch.where(s > 0.5, 0.25, 0.75),
+    "broken": lambda s: torch.where(s < 0.1, NAN, torch.where(s > 0.9, float("inf"), s)),
+}
+
+
+@places("multiclass_nms")
+@pytest.mark.parametrize("kind", SCORES)
+@pytest.mark.parametrize(("top", "keep"), [(40, 30), (400, 200), (3000, 5000)])
+def test_more_candidates_than_room(kind, top, keep, device, backend):
+    boxes = random_boxes(2 * 700, low=0.02, high=0.2).view(2, 700, 4).to(device)
+    scores = SCORES[kind](torch.rand(2, 700, 12)).to(device)
+    limits = 0.01, 0.3, top, keep
+    names = "score_threshold", "iou_threshold", "nms_top_k", "keep_top_k"
+    kwargs = dict(zip(names, limits, strict=True))
+    got = ssdkern.multiclass_nms(askew(boxes), scores, **kwargs, backend=backend)
+    for a, b in zip(got, multiclass_nms_torch(boxes, scores, *limits), strict=True):
+        assert_same(a, b)
+
+
+@places("detect")
+@pytest.mark.parametrize("classes", [2, 24, 25, 97, 300])
+def test_detect_of_few_and_many_classes(classes, device, backend):
+    s = scene((2, 130, classes, 3), device)
+    logits = s.logits * 0.1
+    limits = 1 / classes, 0.45, 60, 50
+    names = "score_threshold", "iou_threshold", "nms_top_k", "keep_top_k"
+    kwargs = dict(zip(names, limits, strict=True))
+    got = ssdkern.detect(askew(logits), askew(s.offsets), s.priors, **kwargs, backend=backend)
+    wide = (t.double() for t in (logits, s.offsets, s.priors))
+    want = detect_torch(*wide, *limits, 0.1, 0.2, float("inf"), False)
+    same = (got.prior_index == want[3]).float().mean()
+    assert same > 0.95, "a score next to the threshold or to another may move a few"
+    where = (got.prior_index == want[3]) & (got.labels == want[2])
+    assert_close(got.scores[where], want[1][where])
+
+
+@places("detect")
+@pytest.mark.parametrize("threshold", [0.0, -1.0, 2.0])
+def test_detect_thresholds(threshold, device, backend):
+    s = scene((1, 60, 4, 1), device)
+    logits = s.logits.clone()
+    logits[0, 3, 2] = -float("inf")
+    logits[0, 4, 1] = NAN
+    limits = threshold, 0.45, 60, 50
+    names = "score_threshold", "iou_threshold", "nms_top_k", "keep_top_k"
+    kwargs = dict(zip(names, limits, strict=True))
+    got = ssdkern.detect(logits, s.offsets, s.priors, **kwargs, backend=backend)
+    want = detect_torch(logits, s.offsets, s.priors, *limits, 0.1, 0.2, float("inf"), False)
+    assert torch.equal(got.count, want[4])
+    assert torch.equal(got.prior_index, want[3])
+
+
+@places("multibox_loss")
+@pytest.mark.parametrize("classes", [2, 24, 25, 97, 300])
+@pytest.mark.parametrize("low", [-1e4, -float("inf")])
+def test_loss_of_few_and_many_classes(low, classes, device, backend):
+    s = scene((2, 260, classes, 4), device)
+    s.logits[:, 50] = low  # but one: the row's first step may find nothing else
+    s.logits[:, 50, -1] = 3
+    run = {"neg_pos_ratio": 30.0, "rule": "argmax"}
+    heads = [askew(t).requires_grad_() for t in (s.logits, s.offsets)]
+    got = ssdkern.multibox_loss(*heads, *s[2:], **run, backend=backend)
+    wide = s.to(torch.float64)
+    wide_heads = [t.requires_grad_() for t in wide[:2]]
+    want = ssdkern.multibox_loss(*wide_heads, *wide[2:], **run, backend="torch")
+    assert got.num_positives == want.num_positives
+    finite = torch.isfinite(want.classification)
+    assert finite or low == -float("inf")
+    for a, b in zip(got[:2], want[:2], strict=True):
+        assert torch.isfinite(b) == torch.isfinite(a)
+        assert_close(a.detach()[torch.isfinite(b)], b.detach()[torch.isfinite(b)])
+    outputs = [sum(loss[:2]) if finite else loss.localization for loss in (got, want)]
+    used = slice(0 if finite else 1, None)
+    grads = torch.autograd.grad(outputs[0], heads[used])
+    wide_grads = torch.autograd.grad(outputs[1], wide_heads[used])
+    for a, b in zip(grads, wide_grads, strict=True):
+        assert_close(a, b, scale=1.0)
+
+
+@places("mine_hard_negatives")
+@pytest.mark.parametrize("kind", ["equal", "few values", "spread", "broken"])
+@pytest.mark.parametrize("count", [2500, 11800])  # with what the kernel declares, over 48 KB
+def test_mining_ties(count, kind, device, backend):
+    loss = torch.rand(3, count)
+    loss = {"spread": lambda x: x.exp() ** 9, **SCORES}[kind](loss).to(device)
+    positive = (torch.rand(3, count) < torch.tensor([[0.0], [0.03], [0.4]])).to(device)
+    got = ssdkern.mine_hard_negatives(loss, positive, backend=backend)
+    want = ssdkern.mine_hard_negatives(loss, positive, backend="torch")
+    assert torch.equal(got, want)
+
+
+@places("mine_hard_negatives")
+def test_mining_of_infinities(device, backend):
+    """Keys of float64 from end to end, next to those of NaN."""
+    ends = [-1e300, 1.0, 1e308, float("inf"), NAN]
+    loss = torch.tensor(ends, dtype=torch.float64).repeat_interleave(40)[torch.randperm(200)]
+    for positives in (15, 25, 45, 65):  # of each kind some are left over
+        positive = torch.arange(200) < positives
+        loss[positive] = 0.0
+        case = loss[None].to(device), positive[None].to(device)
+        got = ssdkern.mine_hard_negatives(*case, neg_pos_ratio=1.0, backend=backend)
+        want = ssdkern.mine_hard_negatives(*case, neg_pos_ratio=1.0, backend="torch")
+        assert torch.equal(got, want)

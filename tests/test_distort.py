@@ -12,13 +12,12 @@ class Scripted:
     """A generator that says what it was told: coins and the four amounts."""
 
     def __init__(self, coins, amounts):
-        self.coins, self.amounts = np.array(coins), list(amounts)
+        ranges = np.array([[-32, 32], [0.5, 1.5], [0.5, 1.5], [-36, 36]])
+        self.draws = np.append(coins, (amounts - ranges[:, 0]) / np.ptp(ranges, axis=1))
 
     def random(self, count):
-        return self.coins[:count]
-
-    def uniform(self, low, high):
-        return self.amounts.pop(0)
+        assert count == len(self.draws)
+        return self.draws
 
 
 def slow_hsv(pixel, depth, degrees):

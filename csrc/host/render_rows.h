@@ -90,7 +90,6 @@ inline void shift_hsv(Level (&rgb)[3], float depth, float turn) {
   // red wins ties: there the other formulas agree with it up to whole turns
   hue += turn;
   hue += hue < 0.0f ? none + 6.0f : none;
-  hue -= hue >= 6.0f ? none + 6.0f : none;
   const Level strong = least(chroma * depth, value), rest = value - strong;
   rgb[0] = clip(size_of(hue - 3.0f) - 1.0f, 1) * strong + rest;
   rgb[1] = clip(2.0f - size_of(hue - 2.0f), 1) * strong + rest;

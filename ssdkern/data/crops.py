@@ -95,5 +95,5 @@ def _iou(crops: np.ndarray, boxes: np.ndarray) -> np.ndarray:
 
 def inside(boxes: np.ndarray, view: np.ndarray) -> np.ndarray:
     """Whether the centre of each box lies in ``view``, border included; bool [n]."""
-    centre = (boxes[:, :2] + boxes[:, 2:]) / 2
-    return ((centre >= view[:2]) & (centre <= view[2:])).all(axis=1)
+    x, y = ((boxes[:, :2] + boxes[:, 2:]) / 2).T
+    return (x >= view[0]) & (x <= view[2]) & (y >= view[1]) & (y <= view[3])

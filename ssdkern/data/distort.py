@@ -42,17 +42,21 @@ def draw_distortion(
 
     Source: Liu et al. 2016, section 2.2, and the authors' Caffe code.
     """
-    contrast_first, *chosen = rng.random(5) < [0.5, *[probability] * 4]
-    shift = rng.uniform(-brightness, brightness)
-    factor, depth = rng.uniform(*contrast), rng.uniform(*saturation)
-    turn = rng.uniform(-hue, hue) / 60
+    draws = rng.random(9).tolist()
+    contrast_first = draws[0] < 0.5
+    bright, contrasted, saturated, turned = (draw < probability for draw in draws[1:5])
+    factor = _between(contrast, draws[6])
     return Distortion(
-        shift=shift if chosen[0] else 0.0,
-        before=factor if chosen[1] and contrast_first else 1.0,
-        depth=depth if chosen[2] else 1.0,
-        turn=turn if chosen[3] else 0.0,
-        after=factor if chosen[1] and not contrast_first else 1.0,
+        shift=_between((-brightness, brightness), draws[5]) if bright else 0.0,
+        before=factor if contrasted and contrast_first else 1.0,
+        depth=_between(saturation, draws[7]) if saturated else 1.0,
+        turn=_between((-hue / 60, hue / 60), draws[8]) if turned else 0.0,
+        after=factor if contrasted and not contrast_first else 1.0,
     )
+
+
+def _between(ends: tuple[float, float], part: float) -> float:
+    return ends[0] + (ends[1] - ends[0]) * part
 
 
 def distort(planes: np.ndarray, distortion: Distortion) -> np.ndarray:
@@ -121,7 +125,6 @@ def _turned(rgb: np.ndarray, value: np.ndarray, chroma: np.ndarray, turn: float)
     # red wins ties, as red == value makes both other formulas agree with it up to whole turns
     hue += np.float32(turn)
     np.add(hue, 6, out=hue, where=hue < 0)
-    np.subtract(hue, 6, out=hue, where=hue >= 6)
     out = np.empty_like(rgb)
     for channel, centre, sign, offset in ((0, 3, 1, -1), (1, 2, -1, 2), (2, 4, -1, 2)):
         plane = np.abs(hue - np.float32(centre), out=out[channel])

@@ -6,12 +6,13 @@ from torch import Tensor
 
 from ssdkern.data.crops import expand, inside, sample_crop
 from ssdkern.data.distort import UNDISTORTED, draw_distortion
-from ssdkern.data.render import INTERPOLATIONS, render
+from ssdkern.data.render import INTERPOLATIONS, Rectangle, render
 from ssdkern.data.samples import Sample
 
 _MEAN = (123, 117, 104)  # RGB, of the authors' VGG
 
 Item = tuple[Tensor, Tensor, Tensor]
+Span = tuple[int, int]  # of one axis
 
 
 class EvalTransform:
@@ -101,13 +102,12 @@ class TrainTransform:
         kept = inside(boxes, view)
         boxes, labels = boxes[kept], labels[kept]
         mode = INTERPOLATIONS[rng.integers(5)] if self.random_interpolation else "bilinear"
-        across, down = (rng.random(2) < 0.5) & (self.flip, self.flip_vertical)
+        coins = rng.random(2).tolist()
+        across, down = self.flip and coins[0] < 0.5, self.flip_vertical and coins[1] < 0.5
         picture, source, target = self._render(sample, view, mode, (across, down), rng)
-        scale = (target[2:] - target[:2]) / (source[2:] - source[:2])
-        low = np.maximum(boxes[:, :2], view[:2])
-        high = np.minimum(boxes[:, 2:], view[2:])
-        boxes = np.concatenate([low, high], axis=1) - np.tile(source[:2], 2)
-        boxes = (boxes * np.tile(scale, 2) + np.tile(target[:2], 2)) / self.size
+        x, x_scale = _line(source[::2], target[::2], self.size)
+        y, y_scale = _line(source[1::2], target[1::2], self.size)
+        boxes = boxes.clip(view[:2] * 2, view[2:] * 2) * ([x_scale, y_scale] * 2) + [x, y, x, y]
         boxes = boxes.clip(0, 1).astype(np.float32)
         if across:
             boxes[:, ::2] = 1 - boxes[:, 2::-2]
@@ -122,51 +122,49 @@ class TrainTransform:
 
     def _view(
         self, size: tuple[int, int], boxes: np.ndarray, rng: np.random.Generator
-    ) -> np.ndarray:
+    ) -> Rectangle:
         """The rectangle that becomes the result, xyxy in whole pixels of the picture."""
         height, width = size
-        canvas = np.array([0, 0, width, height])
+        canvas = (0, 0, width, height)
         if self.expand and rng.random() < 0.5:
-            canvas = np.array(expand(size, rng, self.max_expand))
+            canvas = expand(size, rng, self.max_expand)
         if not self.crop:
             return canvas
-        origin = np.tile(canvas[:2], 2)
-        sides = np.tile(canvas[2:] - canvas[:2], 2)
-        crop = sample_crop((boxes - origin) / sides, rng, min_scale=self.min_scale)
-        view = np.rint(crop * sides).astype(np.int64) + origin
-        view[2:] = np.maximum(view[2:], view[:2] + 1)
-        return view
+        x, y, width, height = canvas[0], canvas[1], canvas[2] - canvas[0], canvas[3] - canvas[1]
+        parts = (boxes - [x, y, x, y]) / [width, height, width, height]
+        crop = sample_crop(parts, rng, min_scale=self.min_scale).tolist()
+        left, top = round(crop[0] * width) + x, round(crop[1] * height) + y
+        right, bottom = round(crop[2] * width) + x, round(crop[3] * height) + y
+        return left, top, max(right, left + 1), max(bottom, top + 1)
 
     def _render(
         self,
         sample: Sample,
-        view: np.ndarray,
+        view: Rectangle,
         mode: str,
         flips: tuple[bool, bool],
         rng: np.random.Generator,
-    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    ) -> tuple[np.ndarray, Rectangle, Rectangle]:
         """The result, uint8 [3, S, S], and which part of the picture lies where in it unflipped."""
         height, width = sample.size
-        source = np.concatenate([np.maximum(view[:2], 0), np.minimum(view[2:], [width, height])])
-        if (source[2:] <= source[:2]).any():
+        x = max(view[0], 0), min(view[2], width)
+        y = max(view[1], 0), min(view[3], height)
+        if x[0] >= x[1] or y[0] >= y[1]:
             result = np.empty((3, self.size, self.size), np.uint8)
             result[:] = np.array(self.fill, np.uint8)[:, None, None]
-            return result, view, np.array([0, 0, self.size, self.size])
-        sides = view[2:] - view[:2]
-        target = (source - np.tile(view[:2], 2)) * self.size / np.tile(sides, 2)
-        target = np.rint(target).astype(np.int64)
-        target[:2] = np.minimum(target[:2], self.size - 1)
-        target[2:] = np.maximum(target[2:], target[:2] + 1)
-        shrink = ((source[2:] - source[:2]) / (target[2:] - target[:2])).min()
+            return result, view, (0, 0, self.size, self.size)
+        left, right = _place(x, view[::2], self.size)
+        top, bottom = _place(y, view[1::2], self.size)
+        shrink = min((x[1] - x[0]) / (right - left), (y[1] - y[0]) / (bottom - top))
         picture = sample.picture(next((s for s in (8, 4, 2) if shrink >= s), 1))
         # decoded at a fraction, one pixel is `factor` of the file's; the last may be a part
         factor = 1 if picture.size == (width, height) else round(width / picture.width)
-        source = np.rint(source / factor).astype(np.int64)
-        source[2:] = np.minimum(source[2:], picture.size)
-        source[:2] = np.minimum(source[:2], source[2:] - 1)
+        x1, x2 = _decoded(x, factor, picture.width)
+        y1, y2 = _decoded(y, factor, picture.height)
+        target = left, top, right, bottom
         result = render(
             picture,
-            source,
+            (x1, y1, x2, y2),
             target,
             self.size,
             interpolation=mode,
@@ -174,7 +172,26 @@ class TrainTransform:
             flips=flips,
             fill=self.fill,
         )
-        return result, source * factor, target
+        return result, (x1 * factor, y1 * factor, x2 * factor, y2 * factor), target
+
+
+def _place(part: Span, view: Span, size: int) -> Span:
+    """Where a part of the view lies when the view is ``size`` pixels: one of them at least."""
+    scale = size / (view[1] - view[0])
+    low = min(round((part[0] - view[0]) * scale), size - 1)
+    return low, max(round((part[1] - view[0]) * scale), low + 1)
+
+
+def _decoded(part: Span, factor: int, length: int) -> Span:
+    """The part in a picture of ``length`` pixels, each ``factor`` of the file's."""
+    high = min(round(part[1] / factor), length)
+    return min(round(part[0] / factor), high - 1), high
+
+
+def _line(source: Span, target: Span, size: int) -> tuple[float, float]:
+    """Offset and slope from pixels of the picture to parts of the result."""
+    slope = (target[1] - target[0]) / (source[1] - source[0]) / size
+    return target[0] / size - source[0] * slope, slope
 
 
 def _objects(sample: Sample) -> tuple[np.ndarray, np.ndarray]:

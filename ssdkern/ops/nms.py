@@ -82,12 +82,14 @@ def suppress(boxes, alive, iou_threshold, most, group=None):
     boxes = boxes.contiguous()
     # on the device and in float64, which a float IoU is compared in
     limit = torch.full((), iou_threshold, dtype=torch.float64, device=boxes.device)
+    places = torch.arange(alive.shape[1], device=boxes.device)
 
     def any_alive(alive, keep):
         return alive.any()
 
     def take_first(alive, keep):
-        first = alive.byte().argmax(dim=1, keepdim=True)  # [S, 1]
+        # not argmax, which inductor (torch 2.14) gets wrong for a list with none alive
+        first = torch.where(alive, places, len(places) - 1).amin(dim=1, keepdim=True)  # [S, 1]
         box = boxes.gather(1, first[..., None].expand(-1, -1, 4))
         covered = box_iou_torch(box, boxes)[:, 0].double() > limit
         if group is not None:

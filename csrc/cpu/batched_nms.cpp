@@ -12,7 +12,7 @@ int64_t number_groups(const int64_t* idxs, int64_t count, std::vector<int32_t>& 
   const auto [low, high] = std::minmax_element(idxs, idxs + count);
   const int64_t first = *low;
   const uint64_t range = uint64_t(*high) - uint64_t(first);
-  if (range < uint64_t(count) * 4 + 1024) {
+  if (range < std::min<uint64_t>(uint64_t(count) * 4 + 1024, INT32_MAX)) {
     for (int64_t i = 0; i < count; ++i) group[i] = int32_t(idxs[i] - first);
     return int64_t(range) + 1;
   }

@@ -30,7 +30,7 @@ DetectionTensors detect_cpu(const Tensor& logits, const Tensor& offsets, const T
   const int64_t images = logits.size(0), count = logits.size(1), classes = logits.size(2);
   check_shape(offsets, "offsets", {images, count, 4});
   check_shape(priors, "priors", {count, 4});
-  check_limits(nms_top_k, keep_top_k);
+  check_limits(count, nms_top_k, keep_top_k);
   const Limits limits{score_threshold, iou_threshold, nms_top_k, keep_top_k};
   const ScalarType type = compute_type(logits, offsets, priors);
   const Tensor heads =
@@ -44,7 +44,6 @@ DetectionTensors detect_cpu(const Tensor& logits, const Tensor& offsets, const T
     const auto decode = SSDKERN_PICK(decode_boxes_rows<S, S>);
     const S margin = S(log_odds(score_threshold));
     const auto scan = [&](int64_t image, int64_t row, int64_t rows, Key<S>* keys, int32_t* labels) {
-      if (classes < 2) return int64_t(0);
       std::vector<S> scratch(classes + 15);
       return run(first + (image * count + row) * classes, end, row, rows, classes,
                  S(score_threshold), margin, scratch.data(), keys, labels);

@@ -15,7 +15,8 @@ struct Limits {
   int64_t nms_top_k, keep_top_k;
 };
 
-inline void check_limits(int64_t nms_top_k, int64_t keep_top_k) {
+inline void check_limits(int64_t priors, int64_t nms_top_k, int64_t keep_top_k) {
+  STD_TORCH_CHECK(priors <= INT32_MAX, "want at most ", INT32_MAX, " priors, got ", priors);
   STD_TORCH_CHECK(nms_top_k >= 1, "want nms_top_k >= 1, got ", nms_top_k);
   STD_TORCH_CHECK(keep_top_k >= 1, "want keep_top_k >= 1, got ", keep_top_k);
 }
@@ -77,7 +78,7 @@ DetectionTensors select_detections(const Tensor& like, int64_t images, int64_t p
                                    BoxesOf boxes_of) {
   const int64_t lists = std::max<int64_t>(classes - 1, 0);
   const int64_t rows = std::clamp<int64_t>(32768 / std::max<int64_t>(classes, 1), 32, 1024);
-  const int64_t blocks = ceil_div(priors, rows);
+  const int64_t blocks = lists > 0 ? ceil_div(priors, rows) : 0;
   std::vector<std::unique_ptr<Block<S>>> found(images * blocks);
   torch::stable::parallel_for(0, images * blocks, 1, [&](int64_t begin, int64_t end) {
     const std::unique_ptr<Key<S>[]> keys(new Key<S>[rows * lists + 1]);

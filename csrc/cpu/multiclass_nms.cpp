@@ -13,7 +13,7 @@ DetectionTensors multiclass_nms_cpu(const Tensor& boxes, const Tensor& scores,
   check_shape(scores, "scores", {-1, -1, -1});
   const int64_t images = scores.size(0), priors = scores.size(1), classes = scores.size(2);
   check_shape(boxes, "boxes", {images, priors, 4});
-  check_limits(nms_top_k, keep_top_k);
+  check_limits(priors, nms_top_k, keep_top_k);
   const Limits limits{score_threshold, iou_threshold, nms_top_k, keep_top_k};
   const ScalarType type = compute_type(boxes, scores);
   const Tensor rank =

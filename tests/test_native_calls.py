@@ -60,7 +60,11 @@ def test_wrong_sizes(op):
             if (op, index, dim) in FREE:
                 call_with(op, index, longer)
                 continue
-            for wrong in (tensor.narrow(dim, 0, size - 1), longer, tensor.narrow(dim, 0, 0)):
+            shorter = tensor.narrow(dim, 0, size - 1)
+            if (op, index) == ("match_priors", 2):
+                call_with(op, index, shorter)  # an image fewer
+                shorter = longer
+            for wrong in (shorter, longer, tensor.narrow(dim, 0, 0)):
                 with pytest.raises(RuntimeError, match="want "):
                     call_with(op, index, wrong)
 

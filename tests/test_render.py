@@ -4,6 +4,7 @@ import hashlib
 import os
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -209,6 +210,20 @@ def test_pictures_are_read_in_place():
         if wrong is not None:
             with pytest.raises((ValueError, TypeError), match=message):
                 _host.arrow_pixels(wrong, 3, 4)
+
+
+@built
+def test_threads_do_not_meet():
+    image, (source, target, size) = picture(240, 320), GEOMETRY["apart"]
+
+    def call(number):
+        distortion = draw_distortion(np.random.default_rng(number))
+        mode = INTERPOLATIONS[number % 5]
+        args = source, target, size, mode, distortion, (False, False), (0, 0, 0)
+        return _host.render(image, *args).tobytes()
+
+    with ThreadPoolExecutor(4) as pool:
+        assert list(pool.map(call, range(80))) == [call(number) for number in range(80)]
 
 
 @built

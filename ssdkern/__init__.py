@@ -1,5 +1,6 @@
 """ssdkern: SSD object detection on custom kernels that give the same answer on every backend."""
 
+from importlib import import_module
 from importlib.metadata import PackageNotFoundError, version
 
 from ssdkern._backend import why_not
@@ -12,14 +13,13 @@ try:
 except PackageNotFoundError:
     __version__ = "0+unknown"
 
-_MODELS = ("SSD", "ssd300", "ssd512", "ssd300_mobilenet_v2", "ssd_tiny")
-__all__ = ["PriorConfig", "make_priors", "why_not", *_op_names, *_MODELS]
+_LATER = dict.fromkeys(("SSD", "ssd300", "ssd512", "ssd300_mobilenet_v2", "ssd_tiny"), "model")
+_LATER |= {"capture": "graphs", "export_onnx": "export"}
+__all__ = ["PriorConfig", "make_priors", "why_not", *_op_names, *_LATER]
 
 
 def __getattr__(name):
     """Models load on first use: the ops must import without torchvision."""
-    if name in _MODELS:
-        from ssdkern import model
-
-        return getattr(model, name)
+    if name in _LATER:
+        return getattr(import_module(f"ssdkern.{_LATER[name]}"), name)
     raise AttributeError(f"module 'ssdkern' has no attribute {name!r}")

@@ -7,6 +7,7 @@ COMMANDS = {
     "train": "train a detector on a VOC, COCO or YOLO folder",
     "evaluate": "mAP of a trained detector on a data set",
     "predict": "draw what a trained detector sees in pictures",
+    "export": "a trained detector as an ONNX file or a program of torch.export",
     "doctor": "which kernels run on this machine, and why others do not",
     "demo": "train a small detector on synthetic scenes, from nothing",
 }

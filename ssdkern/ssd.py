@@ -265,7 +265,7 @@ class ForExport(nn.Module):
         self.method = method
 
     def forward(self, images):
-        return getattr(self.model, self.method)(images)
+        return tuple(getattr(self.model, self.method)(images))  # which a program can be saved with
 
 
 def _head(channels, out):

@@ -83,8 +83,10 @@ def multiclass_nms(
     return Detections(*run(boxes, scores, score_threshold, iou_threshold, nms_top_k, keep_top_k))
 
 
-def multiclass_nms_torch(boxes, scores, score_threshold, iou_threshold, nms_top_k, keep_top_k):
-    """The reference."""
+def multiclass_nms_torch(
+    boxes, scores, score_threshold, iou_threshold, nms_top_k, keep_top_k, suppress=suppress
+):
+    """The reference; `suppress` of `ssdkern.ops.nms`, or what stands for it in an export."""
     dtype = compute_dtype(boxes, scores)
     batch, num_priors, num_classes = scores.shape
     if num_priors == 0 or num_classes < 2:

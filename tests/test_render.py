@@ -4,12 +4,14 @@ import hashlib
 import os
 import subprocess
 import sys
+import warnings
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
 from PIL import Image
 
+from ssdkern.data import TrainTransform
 from ssdkern.data import render as module
 from ssdkern.data.distort import UNDISTORTED, Distortion, draw_distortion
 from ssdkern.data.host import host
@@ -285,7 +287,9 @@ def test_without_the_module_the_python_path_is_announced(monkeypatch):
         monkeypatch.setitem(sys.modules, "ssdkern._host", None)
         monkeypatch.delattr("ssdkern._host", raising=False)
         with pytest.warns(RuntimeWarning, match="ssdkern._host is not built"):
-            assert host() is None
-        assert host() is None  # and not again
+            TrainTransform(20)
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            assert host() is None  # and not again
     finally:
         host.cache_clear()

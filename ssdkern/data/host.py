@@ -16,7 +16,7 @@ def host():
     try:
         from ssdkern import _host
     except ImportError as error:
-        message = f"ssdkern._host is not built ({error}); augmentation takes about 5x the time"
-        warnings.warn(message, RuntimeWarning, stacklevel=3)
+        message = f"ssdkern._host is not built ({error}); augmentation takes about twice the time"
+        warnings.warn(message, RuntimeWarning, stacklevel=2)
         return None
     return _host

@@ -6,6 +6,7 @@ from torch import Tensor
 
 from ssdkern.data.crops import expand, inside, sample_crop
 from ssdkern.data.distort import UNDISTORTED, draw_distortion
+from ssdkern.data.host import host
 from ssdkern.data.render import INTERPOLATIONS, Rectangle, render
 from ssdkern.data.samples import Sample
 
@@ -95,6 +96,7 @@ class TrainTransform:
         self.min_scale = min_scale
         self.random_interpolation = random_interpolation and full
         self.fill = fill
+        host()  # what is missing is said here, not by every worker
 
     def __call__(self, sample: Sample, rng: np.random.Generator) -> Item:
         boxes, labels = _objects(sample)

@@ -17,6 +17,21 @@ COLUMNS = ("torch", "compile", "torchvision", "native", "triton")
 
 def pytest_addoption(parser):
     parser.addoption("--device", default="cpu", help="cpu or cuda: where the benchmarks run")
+    group = parser.getgroup("whole models", "by default only what takes a minute on the device")
+    group.addoption("--models", help="ssd300,ssd512")
+    group.addoption("--batches", help="1,8,32,128")
+    group.addoption("--modes", help="eager,compiled")
+
+
+def pytest_generate_tests(metafunc):
+    """The whole models that bench_inference and bench_train_step time."""
+    gpu = torch.device(metafunc.config.getoption("--device")).type == "cuda"
+    every = {"model": "ssd300,ssd512", "batch": "1,8,32,128", "mode": "eager,compiled"}
+    quick = {"model": "ssd300", "batch": "1", "mode": "eager"}
+    for name in every.keys() & set(metafunc.fixturenames):
+        option = {"model": "--models", "batch": "--batches", "mode": "--modes"}[name]
+        values = metafunc.config.getoption(option) or (every if gpu else quick)[name]
+        metafunc.parametrize(name, [int(v) if v.isdigit() else v for v in values.split(",")])
 
 
 @pytest.fixture(params=COLUMNS)

@@ -2,6 +2,7 @@
 // namespace; SSDKERN_PICK(name) is the copy for this machine, or for SSDKERN_ISA=v2|v3|v4 in tests.
 // Every other header comes before: only the code between the pragmas gets newer instructions. As in
 // csrc/cpu/isa.h, but for a module without torch.
+#include <cstdint>
 #include <cstdlib>
 #include <stdexcept>
 #include <string>
@@ -18,6 +19,13 @@
 #else
 #define SSDKERN_ISA_BEGIN(arch)
 #define SSDKERN_ISA_END
+#endif
+
+#if defined(__clang__)
+#define SSDKERN_SHUFFLE(a, b, ...) __builtin_shufflevector(a, b, __VA_ARGS__)
+#else  // GCC has that from version 12
+typedef int32_t ShuffleOrder __attribute__((vector_size(16)));
+#define SSDKERN_SHUFFLE(a, b, ...) __builtin_shuffle(a, b, ShuffleOrder{__VA_ARGS__})
 #endif
 
 namespace ssdkern {

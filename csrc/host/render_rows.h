@@ -59,14 +59,13 @@ inline void blend_columns(const float* row, const Taps& taps, int64_t count, flo
         sum[p] += weights[p * width + k] * pixel;
       }
     }
-    typedef int32_t Order __attribute__((vector_size(16)));
-    const Pixel low = __builtin_shuffle(sum[0], sum[1], Order{0, 4, 1, 5});
-    const Pixel high = __builtin_shuffle(sum[2], sum[3], Order{0, 4, 1, 5});
-    const Pixel red = __builtin_shuffle(low, high, Order{0, 1, 4, 5});
-    const Pixel green = __builtin_shuffle(low, high, Order{2, 3, 6, 7});
+    const Pixel low = SSDKERN_SHUFFLE(sum[0], sum[1], 0, 4, 1, 5);
+    const Pixel high = SSDKERN_SHUFFLE(sum[2], sum[3], 0, 4, 1, 5);
+    const Pixel red = SSDKERN_SHUFFLE(low, high, 0, 1, 4, 5);
+    const Pixel green = SSDKERN_SHUFFLE(low, high, 2, 3, 6, 7);
+    const Pixel last = SSDKERN_SHUFFLE(sum[0], sum[1], 2, 6, 2, 6);
     const Pixel blue =
-        __builtin_shuffle(__builtin_shuffle(sum[0], sum[1], Order{2, 6, 2, 6}),
-                          __builtin_shuffle(sum[2], sum[3], Order{2, 6, 2, 6}), Order{0, 1, 4, 5});
+        SSDKERN_SHUFFLE(last, SSDKERN_SHUFFLE(sum[2], sum[3], 2, 6, 2, 6), 0, 1, 4, 5);
     __builtin_memcpy(planes + i, &red, sizeof red);
     __builtin_memcpy(planes + count + i, &green, sizeof green);
     __builtin_memcpy(planes + 2 * count + i, &blue, sizeof blue);

@@ -10,6 +10,7 @@ import shutil
 import subprocess
 import sys
 import sysconfig
+from concurrent.futures import ThreadPoolExecutor
 from glob import glob
 from pathlib import Path
 
@@ -76,16 +77,22 @@ class BuildExt(build_ext):
             super().build_extension(ext)
 
     def link_with_nvcc(self, ext):
-        nvcc, objects = nvcc_path(), []
-        for source in ext.sources:
-            objects.append(str(Path(self.build_temp, source).with_suffix(".cu.o")))
-            Path(objects[-1]).parent.mkdir(parents=True, exist_ok=True)
-            includes = [f"-isystem={path}" for path in ext.include_dirs]
-            macros = [f"-D{key}={value}" for key, value in ext.define_macros]
+        nvcc = nvcc_path()
+        includes = [f"-isystem={path}" for path in ext.include_dirs]
+        macros = [f"-D{key}={value}" for key, value in ext.define_macros]
+        flags = [*ext.extra_compile_args, *gencode(), *includes, *macros]
+
+        def compile_one(source):
+            target = Path(self.build_temp, source).with_suffix(".cu.o")
+            target.parent.mkdir(parents=True, exist_ok=True)
             newest = max(os.path.getmtime(path) for path in [source, *ext.depends])
-            if not Path(objects[-1]).exists() or os.path.getmtime(objects[-1]) < newest:
-                flags = [*ext.extra_compile_args, *gencode(), *includes, *macros]
-                self.spawn([nvcc, "-c", source, "-o", objects[-1], *flags])
+            if not target.exists() or target.stat().st_mtime < newest:
+                self.spawn([nvcc, "-c", source, "-o", str(target), *flags])
+            return str(target)
+
+        jobs = int(os.environ.get("SSDKERN_BUILD_JOBS") or os.cpu_count() or 1)
+        with ThreadPoolExecutor(jobs) as pool:
+            objects = list(pool.map(compile_one, ext.sources))
         Path(self.get_ext_fullpath(ext.name)).parent.mkdir(parents=True, exist_ok=True)
         self.spawn(
             [nvcc, "-shared", *objects, "-o", self.get_ext_fullpath(ext.name), *ext.extra_link_args]

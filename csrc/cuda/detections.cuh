@@ -26,7 +26,7 @@ struct Kept {
 // `Scores` has load(row, c), whose result tells by passes(row, &score) whether the score is above
 // `threshold`; `Boxes` has load(row, prior). The spilled arrays are null where shared memory does.
 template <typename S, typename Scores, typename Boxes>
-__global__ void __launch_bounds__(kClassThreads)
+__global__ void __launch_bounds__(kClassThreads, 3)
     class_kernel(Scores scores, Boxes boxes, Limits limits, Limit<S> overlap_limit,
                  Packed<S>* spilled, Box<S>* spilled_boxes, Kept<S> kept) {
   using Selection = Select<OrderKey<S>, kClasses>;
@@ -142,7 +142,7 @@ struct Detections {
 // The keep_all best of what the classes of an image keep; of equal scores the lowest slot, so the
 // lowest label, and within it the lowest prior. `room` is a power of two.
 template <typename S, typename Boxes>
-__global__ void __launch_bounds__(kMergeThreads)
+__global__ void __launch_bounds__(kMergeThreads, 1)
     merge_kernel(Kept<S> kept, Boxes boxes, Limits limits, int room, Packed<S>* spilled,
                  Detections<S> out) {
   using Key = OrderKey<S>;

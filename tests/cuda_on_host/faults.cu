@@ -66,7 +66,7 @@ __global__ void write_after_read_kernel(int* out) {
 
 __global__ void outside_kernel(int* out) {
   SSDKERN_SHARED(memory);
-  memory[threadIdx.x * 4 + 1] = 1;
+  memory[threadIdx.x * 4 + 4] = 1;  // the last thread's byte
   out[threadIdx.x] = 1;
 }
 

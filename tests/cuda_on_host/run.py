@@ -78,9 +78,13 @@ def environment(mode, library):
     """What a process needs to load the library."""
     env = {**os.environ, "SSDKERN_CUDA_ON_HOST": str(library)}
     if mode == "asan":
-        command = ["g++", "-print-file-name=libasan.so"]
-        asan = subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
-        env |= {"LD_PRELOAD": asan, "ASAN_OPTIONS": "detect_leaks=0:abort_on_error=0"}
+        preload = []  # libstdc++ too: AddressSanitizer looks for its __cxa_throw when it starts
+        for name in ("libasan.so", "libstdc++.so.6"):
+            command = ["g++", f"-print-file-name={name}"]
+            done = subprocess.run(command, capture_output=True, text=True, check=True)
+            preload.append(done.stdout.strip())
+        env |= {"LD_PRELOAD": " ".join(preload)}
+        env |= {"ASAN_OPTIONS": "detect_leaks=0:abort_on_error=0"}
     return env
 
 

@@ -26,7 +26,7 @@ def bench_inference(benchmark, device, model, batch, mode, library):
     find = ours.detect
     if mode == "compiled":
         find = torch.compile(ours.detect, fullgraph=True)
-        theirs = theirs and torch.compile(theirs)
+        theirs = torch.compile(theirs) if theirs is not None else None
 
     def run_ours():
         with torch.no_grad(), subject.autocast():
@@ -36,7 +36,7 @@ def bench_inference(benchmark, device, model, batch, mode, library):
         with torch.no_grad(), subject.autocast():
             return theirs(subject.list)
 
-    if theirs:
+    if theirs is not None:
         agree(run_ours(), run_theirs(), device.type == "cpu")
     phases, run = {}, run_theirs
     if library == "native":

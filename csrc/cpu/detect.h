@@ -37,7 +37,7 @@ int64_t scan_logits(const T* logits, const T* end, int64_t prior, int64_t count,
       top = max(top, x);
       store(scratch + c, x);
     }
-    const S most = reduce(top, [](S a, S b) { return a > b ? a : b; });
+    const S most = highest(top);
     auto total = splat(S(0));
     for (int64_t c = 0; c < classes; c += kLanes) {
       const auto e = exp(load(scratch + c) - splat(most));  // 0 where there is no class

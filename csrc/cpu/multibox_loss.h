@@ -8,13 +8,18 @@ void log_sum_exp_rows(const T* logits, int64_t count, int64_t classes, S* lse) {
   S most[kLanes], total[kLanes];
   for (int64_t first = 0; first < count; first += kLanes) {
     const int rows = int(std::min<int64_t>(kLanes, count - first));
-    for (int row = 0; row < rows; ++row) {
-      const T* x = logits + (first + row) * classes;
-      auto top = splat(lowest), sums = splat(S(0));
+    const T* x = logits + first * classes;
+    for (int row = 0; row < rows; ++row, x += classes) {
+      auto top = splat(lowest);
       for (int64_t c = 0; c < classes; c += kLanes)
         top = max(top, load_part_as(x + c, int(std::min<int64_t>(kLanes, classes - c)), lowest));
-      most[row] = reduce(top, [](S a, S b) { return a > b ? a : b; });
+      most[row] = highest(top);
+    }
+    // in a loop of its own: it need not wait for the maximum of its row
+    x = logits + first * classes;
+    for (int row = 0; row < rows; ++row, x += classes) {
       const auto shift = splat(most[row]);
+      auto sums = splat(S(0));
       for (int64_t c = 0; c < classes; c += kLanes) {
         const int left = int(std::min<int64_t>(kLanes, classes - c));
         sums = sums + exp(load_part_as(x + c, left, lowest) - shift);  // 0 where there is no class

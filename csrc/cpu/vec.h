@@ -216,17 +216,42 @@ SSDKERN_INLINE void store_part(S* to, Vec<S> a, int count) {
   for (int i = 0; i < count; ++i) to[i] = lanes[i];
 }
 
+template <int step, typename S, size_t... lane>
+SSDKERN_INLINE typename Native<S>::V rotate(typename Native<S>::V v, std::index_sequence<lane...>) {
+#if __has_builtin(__builtin_shufflevector)
+  return __builtin_shufflevector(v, v, int((lane + step) % sizeof...(lane))...);
+#else
+  const typename Native<S>::I from = {LaneInt<S>((lane + step) % sizeof...(lane))...};
+  return __builtin_shuffle(v, from);
+#endif
+}
+
+template <int step, typename S, typename F>
+SSDKERN_INLINE void fold(Vec<S>& a, F combine) {
+  constexpr int kWidth = Native<S>::kWidth;
+  if constexpr (step >= kWidth) {
+    for (int k = 0; k < step / kWidth; ++k) a.r[k] = combine(a.r[k], a.r[k + step / kWidth]);
+  } else {
+    a.r[0] = combine(a.r[0], rotate<step, S>(a.r[0], std::make_index_sequence<kWidth>()));
+  }
+}
+
 // Lane l with l + 8, then + 4, + 2, + 1: the same tree on every instruction set.
 template <typename S, typename F>
 SSDKERN_INLINE S reduce(Vec<S> a, F combine) {
-  S lanes[kLanes];
-  store(lanes, a);
-  for (int width = kLanes / 2; width > 0; width /= 2)
-    for (int i = 0; i < width; ++i) lanes[i] = combine(lanes[i], lanes[i + width]);
-  return lanes[0];
+  fold<8>(a, combine);
+  fold<4>(a, combine);
+  fold<2>(a, combine);
+  fold<1>(a, combine);
+  return a.r[0][0];
 }
 
 template <typename S>
 SSDKERN_INLINE S sum(Vec<S> a) {
-  return reduce(a, [](S x, S y) { return x + y; });
+  return reduce(a, [](auto x, auto y) { return x + y; });
+}
+
+template <typename S>
+SSDKERN_INLINE S highest(Vec<S> a) {
+  return reduce(a, [](auto x, auto y) { return x > y ? x : y; });
 }

@@ -160,6 +160,8 @@ def test_check_refuses_an_empty_set(voc):
         (voc / f"{name}.xml").write_text("")
     with pytest.raises(ValueError, match=r"want boxes in split train\+val, got none on 2 pictures"):
         check(open_dataset(voc, "train+val"))
+    with pytest.raises(ValueError, match="want pictures to train on, got an empty set"):
+        check([])
 
 
 def test_a_link_in_a_circle_is_not_followed(voc):

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from ssdkern.data import SyntheticScenes
+from ssdkern.data import SyntheticScenes, summarize
 from ssdkern.data.shapes import SHAPES, draw_shape
 
 
@@ -36,7 +36,7 @@ def test_protocol():
 def test_classes_sizes_and_numbers_vary():
     scenes = SyntheticScenes(200, (128, 128), seed=1)
     samples = list(scenes)
-    counts = scenes.label_counts()
+    counts = np.bincount(np.concatenate([sample.labels for sample in samples]))[1:]
     assert len(counts) == 6 and counts.min() > 0.6 * counts.mean()
     boxes = np.concatenate([sample.boxes for sample in samples])
     sides = np.sqrt((boxes[:, 2:] - boxes[:, :2]).prod(1))
@@ -113,6 +113,11 @@ def test_hidden_objects_have_no_box(monkeypatch):
         assert len(sample.boxes) == (share >= 0.5).sum()
         hidden += (share <= 0.1).sum()
     assert hidden > 10
+
+
+def test_summary_draws_nothing():
+    text = summarize(SyntheticScenes(10**9, num_classes=2))
+    assert text == "1000000000 pictures, 2 classes: circle, square"
 
 
 def test_rejects():

@@ -17,29 +17,32 @@ def summarize(dataset) -> str:
     """A table of pictures, boxes per class, what was dropped and where.
 
     Args:
-        dataset: `DetectionDataset`, or another of the same protocol.
+        dataset: `DetectionDataset`. Of another of the same protocol, pictures and classes alone
+            are told, as its boxes would have to be asked for one by one.
     """
-    counts = dataset.label_counts()
-    width = max((len(name) for name in dataset.class_names), default=0)
+    names = dataset.class_names
+    if not isinstance(dataset, DetectionDataset):
+        return f"{len(dataset)} pictures, {len(names)} classes: {', '.join(names)}"
+    counts = dataset.label_counts().tolist()
     lines = [
         f"{dataset.format} data, split {dataset.split}: {len(dataset)} pictures, "
-        f"{int(counts.sum())} boxes, {len(dataset.class_names)} classes"
+        f"{sum(counts)} boxes, {len(names)} classes"
     ]
-    present = [(n, c) for n, c in zip(dataset.class_names, counts, strict=True) if c]
+    present = [(n, c) for n, c in zip(names, counts, strict=True) if c]
     if len(present) <= _TABLE:
+        width = max((len(name) for name, _ in present), default=0)
         lines += [f"  {name:<{width}}  {count}" for name, count in present]
     else:
         text = ", ".join(f"{name} {count}" for name, count in present)
         lines += textwrap.wrap(text, 98, initial_indent="  ", subsequent_indent="  ")
-    absent = [n for n, c in zip(dataset.class_names, counts, strict=True) if not c]
+    absent = [n for n, c in zip(names, counts, strict=True) if not c]
     if absent:
         lines.append(f"  no boxes of {len(absent)} classes: {_some(absent)}")
-    if isinstance(dataset, DetectionDataset):
-        empty = int((np.diff(dataset.offsets) == 0).sum())
-        difficult = int(dataset.difficult.sum())
-        kind = "crowds" if dataset.format == "coco" else "difficult"
-        lines += [f"  {empty} pictures without objects"] if empty else []
-        lines += [f"  {difficult} boxes marked {kind}"] if difficult else []
+    empty = int((np.diff(dataset.offsets) == 0).sum())
+    difficult = int(dataset.difficult.sum())
+    kind = "crowds" if dataset.format == "coco" else "difficult"
+    lines += [f"  {empty} pictures without objects"] if empty else []
+    lines += [f"  {difficult} boxes marked {kind}"] if difficult else []
     if dataset.dropped or dataset.clipped:
         lines.append(f"  {dataset.dropped} boxes dropped, {dataset.clipped} clipped")
     lines += [f"  {note}" for note in dataset.notes]
@@ -86,7 +89,7 @@ def check(dataset, decode: bool = False) -> None:
             pictures; all of them are named.
     """
     if not len(dataset):
-        raise ValueError(f"want pictures in split {dataset.split}, got none")
+        raise ValueError("want pictures to train on, got an empty set")
     if not isinstance(dataset, DetectionDataset):
         return
     boxes = len(dataset.labels)

@@ -1,7 +1,5 @@
 """Scenes of shapes on textured ground, drawn from (seed, index): data that needs no download."""
 
-from functools import cached_property
-
 import numpy as np
 
 from ssdkern.data.samples import Problem, Sample
@@ -70,15 +68,6 @@ class SyntheticScenes:
     def annotation(self, index: int) -> Sample:
         """The sample; to know what is seen, the scene has to be drawn."""
         return self[index]
-
-    def label_counts(self) -> np.ndarray:
-        """Boxes per class, [num_classes]; draws every scene."""
-        return self._counts
-
-    @cached_property
-    def _counts(self) -> np.ndarray:
-        labels = np.concatenate([self[index].labels for index in range(len(self))])
-        return np.bincount(labels, minlength=len(self.class_names) + 1)[1:]
 
     def _draw(self, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         height, width = self.image_size

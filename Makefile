@@ -3,7 +3,7 @@ BIN := .venv/bin
 CXX_FILES = $(shell find csrc tests -name '*.cpp' -o -name '*.h' -o -name '*.cu' -o -name '*.cuh')
 SOURCES := setup.py pyproject.toml $(shell find csrc -type f)
 
-.PHONY: demo test lint build
+.PHONY: demo test lint build sanitize
 
 demo: .venv/built
 	$(BIN)/python -m ssdkern.demo --output runs/demo
@@ -17,6 +17,11 @@ test: lint
 	CUDA_ON_HOST_SHARED=40000 $(BIN)/python tests/cuda_on_host/run.py asan -q -n auto
 	TRITON_INTERPRET=1 $(BIN)/python -m pytest -q -n auto -m ops -k triton
 	SSDKERN_DISABLE=native $(BIN)/python -m pytest -q -n auto -m ops -k "not native and not compiles_whole"
+
+# Minutes of compiling, so not part of `test`.
+sanitize: .venv/built
+	PYTHON=$(BIN)/python tests/sanitize.sh address
+	PYTHON=$(BIN)/python tests/sanitize.sh thread
 
 lint: .venv/built
 	$(BIN)/ruff check

@@ -97,6 +97,7 @@ class Timed:
                 pytest.skip("torchvision has no such op")
             run = torchvision
         elif self.column == "compile":
+            torch._dynamo.reset()  # or the limit of recompilations counts all rows together
             run = torch.compile(lambda: ours("torch"), fullgraph=True)
         else:
             if reason := why_not(op, self.column, self.device):

@@ -43,7 +43,8 @@ def _multibox_loss_kernel(
     `parts` [2, B, blocks] takes the sums over the positives of both terms.
     """
     image = tl.program_id(1).to(tl.int64)
-    prior = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
+    lane, first = tl.arange(0, ROWS), tl.program_id(0) * ROWS
+    prior = first + lane
     live, row = prior < P, image * P + prior
     match = tl.load(matched + row, mask=live, other=-2)
     positive = (match >= 0) & (match < truths)
@@ -55,7 +56,8 @@ def _multibox_loss_kernel(
     for start in range(0, C, COLS):
         col = start + tl.arange(0, COLS)
         mask = live[:, None] & (col < C)[None, :]
-        x = widen(tl.load(logits + row[:, None] * C + col[None, :], mask=mask, other=float("-inf")))
+        place = logits + (image * P + first) * C + lane[:, None] * C + col[None, :]
+        x = widen(tl.load(place, mask=mask, other=float("-inf")))
         top = tl.maximum(peak, tl.max(x, axis=1))
         total = total * tl.exp(peak - top) + tl.sum(tl.exp(x - top[:, None]), axis=1)
         chosen += tl.sum(tl.where(col[None, :] == label[:, None], x, 0.0), axis=1)

@@ -41,8 +41,10 @@ def _multibox_loss_backward_kernel(
     ROWS: tl.constexpr,
     COLS: tl.constexpr,
 ):
-    prior = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
+    lane, prior = tl.arange(0, ROWS), tl.program_id(0) * ROWS + tl.arange(0, ROWS)
     live, row = prior < P, tl.program_id(1).to(tl.int64) * P + prior
+    first = (tl.program_id(1).to(tl.int64) * P + tl.program_id(0) * ROWS) * C
+    logits, grad_logits = logits + first, grad_logits + first
     match = tl.load(matched + row, mask=live, other=-2)
     positive = (match >= 0) & (match < truths)
     label = tl.load(gt_labels + match, mask=positive, other=0)
@@ -51,7 +53,7 @@ def _multibox_loss_backward_kernel(
     scale = tl.load(grad_classification)
     for start in range(0, C, COLS):
         col = start + tl.arange(0, COLS)
-        place = row[:, None] * C + col[None, :]
+        place = lane[:, None] * C + col[None, :]
         grad = tl.zeros([ROWS, COLS], lse.dtype.element_ty)
         if some:
             mask = pick[:, None] & (col < C)[None, :]

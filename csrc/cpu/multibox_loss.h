@@ -22,6 +22,7 @@ void log_sum_exp_rows(const T* logits, int64_t count, int64_t classes, S* lse) {
       auto sums = splat(S(0));
       for (int64_t c = 0; c < classes; c += kLanes) {
         const int left = int(std::min<int64_t>(kLanes, classes - c));
+        __builtin_prefetch(x + c + kLanes * classes);  // the rows that the next maxima wait for
         sums = sums + exp(load_part_as(x + c, left, lowest) - shift);  // 0 where there is no class
       }
       total[row] = sum(sums);

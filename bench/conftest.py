@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from ssdkern import why_not
+from ssdkern.memory import keep_freed_memory
 
 COLUMNS = ("torch", "compile", "torchvision", "native", "triton")
 
@@ -42,6 +43,12 @@ def column(request):
 @pytest.fixture(scope="session")
 def device(request):
     return torch.device(request.config.getoption("--device"))
+
+
+@pytest.fixture(scope="session", autouse=True)
+def memory():
+    """As in a training: no column pays for pages that the kernel clears anew."""
+    keep_freed_memory()
 
 
 @pytest.fixture(scope="session")
@@ -98,6 +105,8 @@ class Timed:
             run = torchvision
         elif self.column == "compile":
             torch._dynamo.reset()  # or the limit of recompilations counts all rows together
+            if hasattr(torch._dynamo.config, "trace_autograd_ops"):  # gradients inside the graph
+                torch._dynamo.config.trace_autograd_ops = True
             run = torch.compile(lambda: ours("torch"), fullgraph=True)
         else:
             if reason := why_not(op, self.column, self.device):

@@ -11,8 +11,8 @@ demo: .venv/built
 # One thread a process: the tests themselves run in parallel.
 test: export OMP_NUM_THREADS = 1
 test: lint
-	$(BIN)/python -m pytest -q -n auto --dist loadfile --ignore tests/test_cuda.py
-	$(BIN)/python -m pytest -q tests/test_cuda.py
+	$(BIN)/python -m pytest -q -n auto --dist loadfile --ignore tests/test_cuda.py --ignore tests/test_triton.py
+	$(BIN)/python -m pytest -q tests/test_cuda.py tests/test_triton.py
 	$(BIN)/python tests/cuda_on_host/run.py shadow -q -n auto
 	CUDA_ON_HOST_SHARED=40000 $(BIN)/python tests/cuda_on_host/run.py asan -q -n auto
 	TRITON_INTERPRET=1 $(BIN)/python -m pytest -q -n auto -m ops -k triton

@@ -136,7 +136,7 @@ def extensions(torch):
             Pybind11Extension(
                 "ssdkern._host",
                 sources,
-                depends=glob("csrc/host/*.h"),
+                depends=[*glob("csrc/*.h"), *glob("csrc/host/*.h")],
                 extra_compile_args=["-O3", "-ffp-contract=off"],
                 cxx_std=20,
                 optional=True,

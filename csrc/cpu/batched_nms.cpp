@@ -26,7 +26,7 @@ int64_t number_groups(const int64_t* idxs, int64_t count, std::vector<int32_t>& 
 
 Tensor batched_nms_cpu(const Tensor& boxes, const Tensor& scores, const Tensor& idxs,
                        double iou_threshold) {
-  check_scored_boxes(boxes, scores);
+  check_scored(boxes, scores, INT32_MAX);
   const int64_t count = boxes.size(0);
   check_shape(idxs, "idxs", {count});
   STD_TORCH_CHECK(idxs.scalar_type() == ScalarType::Long, "want idxs of dtype int64, got ",

@@ -9,13 +9,6 @@ namespace {
 constexpr int64_t kTile = 8192;    // columns: 160 KB of boxes stay in the second-level cache
 constexpr int64_t kGrain = 32768;  // pairs that are worth a thread
 
-void check_pair(const Tensor& boxes1, const Tensor& boxes2) {
-  check_float(boxes1, "boxes1");
-  check_float(boxes2, "boxes2");
-  check_shape(boxes1, "boxes1", {-1, -1, 4});
-  check_shape(boxes2, "boxes2", {boxes1.size(0), -1, 4});
-}
-
 template <typename S>
 void fill_matrix(const S* rows, const S* boxes, int64_t n, int64_t m, S* out) {
   const auto run = SSDKERN_PICK(box_iou_row<S>);
@@ -67,8 +60,7 @@ std::tuple<Tensor, Tensor> box_iou_backward_cpu(const Tensor& grad, const Tensor
                                                 const Tensor& boxes2) {
   check_pair(boxes1, boxes2);
   const int64_t images = boxes1.size(0), n = boxes1.size(1), m = boxes2.size(1);
-  check_float(grad, "grad");
-  check_shape(grad, "grad", {images, n, m});
+  check_floats(grad, "grad", {images, n, m});
   const ScalarType type = compute_type(boxes1, boxes2);
   const Tensor g = as(grad, type), a = as(boxes1, type), b = as(boxes2, type);
   Tensor grad1 = torch::stable::new_zeros(a, a.sizes());

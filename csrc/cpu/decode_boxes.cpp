@@ -4,20 +4,9 @@
 #include "isa.h"
 
 namespace ssdkern {
-namespace {
-
-void check_coding(const Tensor& offsets, const Tensor& priors) {
-  check_float(offsets, "offsets");
-  check_float(priors, "priors");
-  check_shape(priors, "priors", {-1, 4});
-  check_shape(offsets, "offsets", {-1, priors.size(0), 4});
-}
-
-}  // namespace
-
 Tensor decode_boxes_cpu(const Tensor& offsets, const Tensor& priors, double center_variance,
                         double size_variance, double max_log_scale) {
-  check_coding(offsets, priors);
+  check_coding(offsets, "offsets", priors);
   const Tensor from = torch::stable::contiguous(offsets);
   return with_float(from, [&](auto kind) {
     using T = decltype(kind);
@@ -36,9 +25,8 @@ Tensor decode_boxes_cpu(const Tensor& offsets, const Tensor& priors, double cent
 Tensor decode_boxes_backward_cpu(const Tensor& grad, const Tensor& offsets, const Tensor& priors,
                                  double center_variance, double size_variance,
                                  double max_log_scale) {
-  check_coding(offsets, priors);
-  check_float(grad, "grad");
-  check_shape(grad, "grad", {offsets.size(0), offsets.size(1), 4});
+  check_coding(offsets, "offsets", priors);
+  check_floats(grad, "grad", {offsets.size(0), offsets.size(1), 4});
   const Tensor from = torch::stable::contiguous(offsets);
   return with_float(from, [&](auto kind) {
     using T = decltype(kind);

@@ -23,13 +23,8 @@ DetectionTensors detect_cpu(const Tensor& logits, const Tensor& offsets, const T
                             double score_threshold, double iou_threshold, int64_t nms_top_k,
                             int64_t keep_top_k, double center_variance, double size_variance,
                             double max_log_scale, bool clip) {
-  check_float(logits, "logits");
-  check_float(offsets, "offsets");
-  check_float(priors, "priors");
-  check_shape(logits, "logits", {-1, -1, -1});
+  check_heads(logits, offsets, priors);
   const int64_t images = logits.size(0), count = logits.size(1), classes = logits.size(2);
-  check_shape(offsets, "offsets", {images, count, 4});
-  check_shape(priors, "priors", {count, 4});
   check_limits(count, nms_top_k, keep_top_k);
   const Limits limits{score_threshold, iou_threshold, nms_top_k, keep_top_k};
   const ScalarType type = compute_type(logits, offsets, priors);

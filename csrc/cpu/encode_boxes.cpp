@@ -4,20 +4,9 @@
 #include "isa.h"
 
 namespace ssdkern {
-namespace {
-
-void check_coding(const Tensor& boxes, const Tensor& priors) {
-  check_float(boxes, "boxes");
-  check_float(priors, "priors");
-  check_shape(priors, "priors", {-1, 4});
-  check_shape(boxes, "boxes", {-1, priors.size(0), 4});
-}
-
-}  // namespace
-
 Tensor encode_boxes_cpu(const Tensor& boxes, const Tensor& priors, double center_variance,
                         double size_variance) {
-  check_coding(boxes, priors);
+  check_coding(boxes, "boxes", priors);
   const ScalarType type = compute_type(boxes, priors);
   const Tensor from = as(boxes, type), prior = as(priors, type);
   Tensor out = torch::stable::new_empty(from, from.sizes());
@@ -34,9 +23,8 @@ Tensor encode_boxes_cpu(const Tensor& boxes, const Tensor& priors, double center
 
 Tensor encode_boxes_backward_cpu(const Tensor& grad, const Tensor& boxes, const Tensor& priors,
                                  double center_variance, double size_variance) {
-  check_coding(boxes, priors);
-  check_float(grad, "grad");
-  check_shape(grad, "grad", {boxes.size(0), boxes.size(1), 4});
+  check_coding(boxes, "boxes", priors);
+  check_floats(grad, "grad", {boxes.size(0), boxes.size(1), 4});
   const ScalarType type = compute_type(boxes, priors);
   const Tensor g = as(grad, type), from = as(boxes, type), prior = as(priors, type);
   Tensor out = torch::stable::new_empty(from, from.sizes());

@@ -159,10 +159,7 @@ void match_images(const Priors<S>& priors, const S* gt_boxes, const int32_t* off
 
 Tensor match_priors_cpu(const Tensor& priors, const Tensor& gt_boxes, const Tensor& gt_offsets,
                         double iou_threshold, bool bipartite) {
-  check_float(priors, "priors");
-  check_float(gt_boxes, "gt_boxes");
-  check_shape(priors, "priors", {-1, 4});
-  check_shape(gt_boxes, "gt_boxes", {-1, 4});
+  check_matching(priors, gt_boxes);
   const Tensor offsets = packed_offsets(gt_offsets, gt_boxes.size(0));
   const int64_t images = offsets.size(0) - 1, count = priors.size(0);
   STD_TORCH_CHECK(count < INT32_MAX - kGroup, "want fewer priors, got ", count);

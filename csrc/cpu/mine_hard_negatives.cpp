@@ -10,9 +10,7 @@
 namespace ssdkern {
 
 Tensor mine_hard_negatives_cpu(const Tensor& loss, const Tensor& positive, double neg_pos_ratio) {
-  check_float(loss, "loss");
-  check_shape(loss, "loss", {-1, -1});
-  check_shape(positive, "positive", {loss.size(0), loss.size(1)});
+  check_mining(loss, positive);
   STD_TORCH_CHECK(positive.scalar_type() == ScalarType::Bool, "want positive of dtype bool, got ",
                   positive.scalar_type());
   STD_TORCH_CHECK(neg_pos_ratio >= 0 && neg_pos_ratio <= 1e6,

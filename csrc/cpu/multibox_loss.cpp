@@ -18,15 +18,9 @@ struct Targets {
 Targets check_targets(const Tensor& logits, const Tensor& offsets, const Tensor& priors,
                       const Tensor& gt_boxes, const Tensor& gt_labels, const Tensor& matched,
                       Variances variances, ScalarType type) {
-  check_float(offsets, "offsets");
-  check_float(priors, "priors");
-  check_float(gt_boxes, "gt_boxes");
+  check_heads(logits, offsets, priors);
+  check_ground_truth(logits, gt_boxes, gt_labels, matched);
   const int64_t images = logits.size(0), count = logits.size(1), classes = logits.size(2);
-  check_shape(offsets, "offsets", {images, count, 4});
-  check_shape(priors, "priors", {count, 4});
-  check_shape(gt_boxes, "gt_boxes", {-1, 4});
-  check_shape(gt_labels, "gt_labels", {gt_boxes.size(0)});
-  check_shape(matched, "matched", {images, count});
   STD_TORCH_CHECK(gt_labels.scalar_type() == ScalarType::Long, "want gt_labels of dtype int64, ",
                   "got ", gt_labels.scalar_type());
   STD_TORCH_CHECK(matched.scalar_type() == ScalarType::Int, "want matched of dtype int32, got ",
@@ -84,8 +78,6 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> multibox_loss_cpu(
     const Tensor& logits, const Tensor& offsets, const Tensor& priors, const Tensor& gt_boxes,
     const Tensor& gt_labels, const Tensor& matched, double neg_pos_ratio, double center_variance,
     double size_variance) {
-  check_float(logits, "logits");
-  check_shape(logits, "logits", {-1, -1, -1});
   check_ratio(neg_pos_ratio);
   const ScalarType type = compute_type(logits, offsets);
   const Targets targets = check_targets(logits, offsets, priors, gt_boxes, gt_labels, matched,
@@ -154,18 +146,13 @@ std::tuple<Tensor, Tensor> multibox_loss_backward_cpu(
     const Tensor& offsets, const Tensor& priors, const Tensor& gt_boxes, const Tensor& gt_labels,
     const Tensor& matched, const Tensor& lse, const Tensor& selected, double center_variance,
     double size_variance) {
-  check_float(logits, "logits");
-  check_shape(logits, "logits", {-1, -1, -1});
-  check_shape(grad_localization, "grad_localization", {});
-  check_shape(grad_classification, "grad_classification", {});
+  check_floats(grad_localization, "grad_localization", {});
+  check_floats(grad_classification, "grad_classification", {});
   const ScalarType type = compute_type(logits, offsets);
   const Targets targets = check_targets(logits, offsets, priors, gt_boxes, gt_labels, matched,
                                         {center_variance, size_variance}, type);
   const auto [images, count, classes] = std::tuple(targets.images, targets.count, targets.classes);
-  check_float(grad_localization, "grad_localization");
-  check_float(grad_classification, "grad_classification");
-  check_float(lse, "lse");
-  check_shape(lse, "lse", {images, count});
+  check_floats(lse, "lse", {images, count});
   check_shape(selected, "selected", {images, count});
   STD_TORCH_CHECK(selected.scalar_type() == ScalarType::Bool, "want selected of dtype bool, got ",
                   selected.scalar_type());

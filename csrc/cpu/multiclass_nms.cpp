@@ -8,11 +8,8 @@ namespace ssdkern {
 DetectionTensors multiclass_nms_cpu(const Tensor& boxes, const Tensor& scores,
                                     double score_threshold, double iou_threshold, int64_t nms_top_k,
                                     int64_t keep_top_k) {
-  check_float(boxes, "boxes");
-  check_float(scores, "scores");
-  check_shape(scores, "scores", {-1, -1, -1});
+  check_class_scores(boxes, scores);
   const int64_t images = scores.size(0), priors = scores.size(1), classes = scores.size(2);
-  check_shape(boxes, "boxes", {images, priors, 4});
   check_limits(priors, nms_top_k, keep_top_k);
   const Limits limits{score_threshold, iou_threshold, nms_top_k, keep_top_k};
   const ScalarType type = compute_type(boxes, scores);

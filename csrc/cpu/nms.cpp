@@ -35,17 +35,8 @@ Kept<S> suppress(const Columns<S>& boxes, double iou_threshold, int64_t most) {
 template Kept<float> suppress(const Columns<float>&, double, int64_t);
 template Kept<double> suppress(const Columns<double>&, double, int64_t);
 
-void check_scored_boxes(const Tensor& boxes, const Tensor& scores) {
-  check_float(boxes, "boxes");
-  check_float(scores, "scores");
-  check_shape(boxes, "boxes", {-1, 4});
-  check_shape(scores, "scores", {boxes.size(0)});
-  STD_TORCH_CHECK(boxes.size(0) <= INT32_MAX, "want at most ", INT32_MAX, " boxes, got ",
-                  boxes.size(0));
-}
-
 Tensor nms_cpu(const Tensor& boxes, const Tensor& scores, double iou_threshold) {
-  check_scored_boxes(boxes, scores);
+  check_scored(boxes, scores, INT32_MAX);
   return with_compute(compute_type(boxes, scores), [&](auto kind) {
     using S = decltype(kind);
     const Tensor corners = as(boxes, scalar_type_of<S>()), rank = as(scores, scalar_type_of<S>());

@@ -12,8 +12,6 @@ namespace ssdkern {
 template <typename S>
 Kept<S> suppress(const Columns<S>& boxes, double iou_threshold, int64_t most);
 
-void check_scored_boxes(const Tensor& boxes, const Tensor& scores);
-
 // The boxes that the keys name, in their order.
 template <typename S>
 Columns<S> gather(const S* boxes, const std::vector<Key<S>>& keys) {

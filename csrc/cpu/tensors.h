@@ -1,62 +1,29 @@
-// Checks and conversions between torch tensors and the kernels' plain pointers.
+// Conversions between torch tensors and the kernels' plain pointers.
 #pragma once
 
 #include <torch/csrc/stable/library.h>
 #include <torch/csrc/stable/ops.h>
-#include <torch/csrc/stable/tensor.h>
-#include <torch/headeronly/core/ScalarType.h>
 #include <torch/headeronly/util/BFloat16.h>
 #include <torch/headeronly/util/Half.h>
 
 #include <algorithm>
 #include <cstdint>
-#include <string>
 #include <tuple>
 #include <type_traits>
 #include <utility>
 #include <vector>
 
 #include "../boxes.h"
+#include "../checks.h"
 
 namespace ssdkern {
 
 using torch::headeronly::BFloat16;
 using torch::headeronly::Half;
-using torch::headeronly::ScalarType;
-using torch::stable::Tensor;
 
 // What values of dtype T are computed in.
 template <typename T>
 using Compute = std::conditional_t<std::is_same_v<T, double>, double, float>;
-
-inline std::string shape(const Tensor& tensor) {
-  std::string text = "[";
-  for (int64_t i = 0; i < tensor.dim(); ++i)
-    text += (i ? ", " : "") + std::to_string(tensor.size(i));
-  return text + "]";
-}
-
-// Checks the shape; a size of -1 in `want` fits any.
-inline void check_shape(const Tensor& tensor, const char* name, const std::vector<int64_t>& want) {
-  bool fits = tensor.dim() == int64_t(want.size());
-  for (size_t i = 0; fits && i < want.size(); ++i)
-    fits = want[i] < 0 || tensor.size(int64_t(i)) == want[i];
-  std::string text = "[";
-  for (size_t i = 0; i < want.size(); ++i)
-    text += (i ? ", " : "") + (want[i] < 0 ? "*" : std::to_string(want[i]));
-  STD_TORCH_CHECK(fits, "want ", name, " ", text, "], got ", shape(tensor));
-}
-
-inline bool is_float(const Tensor& tensor) {
-  const ScalarType type = tensor.scalar_type();
-  return type == ScalarType::Float || type == ScalarType::Double || type == ScalarType::Half ||
-         type == ScalarType::BFloat16;
-}
-
-inline void check_float(const Tensor& tensor, const char* name) {
-  STD_TORCH_CHECK(is_float(tensor), "want ", name, " of a floating-point dtype, got ",
-                  tensor.scalar_type());
-}
 
 inline Tensor as(const Tensor& tensor, ScalarType type) {
   return torch::stable::contiguous(tensor.scalar_type() == type ? tensor

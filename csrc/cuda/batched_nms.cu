@@ -6,8 +6,8 @@ namespace ssdkern {
 
 Tensor batched_nms_cuda(const Tensor& boxes, const Tensor& scores, const Tensor& idxs,
                         double iou_threshold) {
-  check_scored(boxes, scores);
-  check_device(boxes, idxs);
+  check_device(boxes, scores, idxs);
+  check_scored(boxes, scores, kMostBoxes);
   check_shape(idxs, "idxs", {boxes.size(0)});
   const ScalarType type = compute_type(boxes, scores);
   const Tensor from = packed(boxes, type), ranking = as(scores, type);

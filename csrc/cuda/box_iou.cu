@@ -89,17 +89,10 @@ __global__ void __launch_bounds__(kGradThreads)
   if (threadIdx.x == 0) store_box(out, blockIdx.x, sum);
 }
 
-void check_pair(const Tensor& boxes1, const Tensor& boxes2) {
-  check_device(boxes1, boxes2);
-  check_float(boxes1, "boxes1");
-  check_float(boxes2, "boxes2");
-  check_shape(boxes1, "boxes1", {-1, -1, 4});
-  check_shape(boxes2, "boxes2", {boxes1.size(0), -1, 4});
-}
-
 }  // namespace
 
 Tensor box_iou_cuda(const Tensor& boxes1, const Tensor& boxes2) {
+  check_device(boxes1, boxes2);
   check_pair(boxes1, boxes2);
   const int64_t lists = boxes1.size(0), n = boxes1.size(1), m = boxes2.size(1);
   const ScalarType type = compute_type(boxes1, boxes2);
@@ -118,11 +111,10 @@ Tensor box_iou_cuda(const Tensor& boxes1, const Tensor& boxes2) {
 
 std::tuple<Tensor, Tensor> box_iou_backward_cuda(const Tensor& grad, const Tensor& boxes1,
                                                  const Tensor& boxes2) {
+  check_device(boxes1, boxes2, grad);
   check_pair(boxes1, boxes2);
   const int64_t lists = boxes1.size(0), n = boxes1.size(1), m = boxes2.size(1);
-  check_device(boxes1, grad);
-  check_float(grad, "grad");
-  check_shape(grad, "grad", {lists, n, m});
+  check_floats(grad, "grad", {lists, n, m});
   const ScalarType type = compute_type(boxes1, boxes2);
   const Tensor g = as(grad, type), a = packed(boxes1, type), b = packed(boxes2, type);
   Tensor grad1 = torch::stable::new_empty(a, a.sizes());

@@ -43,4 +43,53 @@ __device__ Box<S> decode(const Box<S>& offsets, const Box<S>& prior, const Varia
   return {x - half_w, y - half_h, x + half_w, y + half_h};
 }
 
+// Rows to code, and their priors, as a kernel sees them.
+template <typename T, typename S>
+struct CodedRows {
+  const T* rows;
+  const S* priors;
+  int64_t count, num_priors;
+  Variances variances;
+
+  __device__ Box<S> row(int64_t i) const { return load_box<S>(rows, i); }
+  __device__ Box<S> prior(int64_t i) const { return load_box<S>(priors, i % num_priors); }
+};
+
+// The tensors of encode_boxes or decode_boxes: rows [B, P, 4], priors [P, 4].
+struct Coded {
+  ScalarType type;
+  Tensor rows, priors;
+  Variances variances;
+
+  Coded(const Tensor& given, const char* name, const Tensor& given_priors, Variances variances)
+      : type(compute_type(given, given_priors)), variances(variances) {
+    check_device(given, given_priors);
+    check_coding(given, name, given_priors);
+    rows = type == ScalarType::Double ? packed(given, type) : packed(given);
+    priors = packed(given_priors, type);
+  }
+
+  Tensor gradient(const Tensor& grad) const {
+    check_device(rows, grad);
+    check_floats(grad, "grad", {rows.size(0), rows.size(1), 4});
+    return packed(grad, type);
+  }
+
+  // The results of f(stream, rows, out), for each row four numbers.
+  template <typename F>
+  Tensor run(F f) const {
+    Tensor out = torch::stable::new_empty(rows, rows.sizes(), type);
+    if (out.numel() == 0) return out;
+    const Stream stream(rows);
+    with_float(rows, [&](auto element) {
+      using T = decltype(element);
+      using S = Compute<T>;
+      f(stream,
+        CodedRows<T, S>{data<T>(rows), data<S>(priors), out.numel() / 4, priors.size(0), variances},
+        data<S>(out));
+    });
+    return out;
+  }
+};
+
 }  // namespace ssdkern

@@ -8,12 +8,9 @@ constexpr int kThreads = 256;
 
 template <typename T, typename S>
 __global__ void __launch_bounds__(kThreads)
-    decode_boxes_kernel(const T* offsets, const S* priors, int64_t count, int64_t num_priors,
-                        Variances variances, double max_log_scale, S* out) {
+    decode_boxes_kernel(CodedRows<T, S> in, double max_log_scale, S* out) {
   const int64_t i = int64_t(blockIdx.x) * kThreads + threadIdx.x;
-  if (i >= count) return;
-  const Box<S> prior = load_box<S>(priors, i % num_priors);
-  store_box(out, i, decode(load_box<S>(offsets, i), prior, variances, max_log_scale));
+  if (i < in.count) store_box(out, i, decode(in.row(i), in.prior(i), in.variances, max_log_scale));
 }
 
 // Gradient of half a side's length in the offset that scales it.
@@ -25,14 +22,11 @@ __device__ S scale_gradient(S offset, S low, S high, S grad, S variance, S bound
 
 template <typename T, typename S>
 __global__ void __launch_bounds__(kThreads)
-    decode_boxes_backward_kernel(const S* grad, const T* offsets, const S* priors, int64_t count,
-                                 int64_t num_priors, Variances variances, double max_log_scale,
-                                 S* out) {
+    decode_boxes_backward_kernel(CodedRows<T, S> in, const S* grad, double max_log_scale, S* out) {
   const int64_t i = int64_t(blockIdx.x) * kThreads + threadIdx.x;
-  if (i >= count) return;
-  const Box<S> prior = load_box<S>(priors, i % num_priors), given = load_box<S>(offsets, i);
-  const Box<S> g = load_box<S>(grad, i);
-  const S center = S(variances.center), size = S(variances.size), bound = S(max_log_scale);
+  if (i >= in.count) return;
+  const Box<S> given = in.row(i), prior = in.prior(i), g = load_box<S>(grad, i);
+  const S center = S(in.variances.center), size = S(in.variances.size), bound = S(max_log_scale);
   store_box(out, i,
             Box<S>{(g.x1 + g.x2) * side(prior.x1, prior.x2).size * center,
                    (g.y1 + g.y2) * side(prior.y1, prior.y2).size * center,
@@ -40,58 +34,26 @@ __global__ void __launch_bounds__(kThreads)
                    scale_gradient(given.y2, prior.y1, prior.y2, g.y2 - g.y1, size, bound)});
 }
 
-void check_offsets(const Tensor& offsets, const Tensor& priors) {
-  check_device(offsets, priors);
-  check_float(offsets, "offsets");
-  check_float(priors, "priors");
-  check_shape(priors, "priors", {-1, 4});
-  check_shape(offsets, "offsets", {-1, priors.size(0), 4});
-}
-
 }  // namespace
 
 Tensor decode_boxes_cuda(const Tensor& offsets, const Tensor& priors, double center_variance,
                          double size_variance, double max_log_scale) {
-  check_offsets(offsets, priors);
-  const ScalarType type = compute_type(offsets, priors);
-  const Tensor from = type == ScalarType::Double ? packed(offsets, type) : packed(offsets);
-  const Tensor p = packed(priors, type);
-  Tensor out = torch::stable::new_empty(from, from.sizes(), type);
-  const int64_t count = out.numel() / 4;
-  if (count == 0) return out;
-  const Stream stream(from);
-  with_float(from, [&](auto element) {
-    using T = decltype(element);
-    using S = Compute<T>;
-    stream.launch<decode_boxes_kernel<T, S>>(
-        ceil_div(count, kThreads), kThreads, 0, data<T>(from), data<S>(p), count, p.size(0),
-        Variances{center_variance, size_variance}, max_log_scale, data<S>(out));
+  const Coded coded(offsets, "offsets", priors, {center_variance, size_variance});
+  return coded.run([&]<typename T, typename S>(const Stream& stream, CodedRows<T, S> in, S* out) {
+    stream.launch<decode_boxes_kernel<T, S>>(ceil_div(in.count, kThreads), kThreads, 0, in,
+                                             max_log_scale, out);
   });
-  return out;
 }
 
 Tensor decode_boxes_backward_cuda(const Tensor& grad, const Tensor& offsets, const Tensor& priors,
                                   double center_variance, double size_variance,
                                   double max_log_scale) {
-  check_offsets(offsets, priors);
-  check_device(offsets, grad);
-  check_float(grad, "grad");
-  check_shape(grad, "grad", {offsets.size(0), offsets.size(1), 4});
-  const ScalarType type = compute_type(offsets, priors);
-  const Tensor from = type == ScalarType::Double ? packed(offsets, type) : packed(offsets);
-  const Tensor p = packed(priors, type), g = packed(grad, type);
-  Tensor out = torch::stable::new_empty(from, from.sizes(), type);
-  const int64_t count = out.numel() / 4;
-  if (count == 0) return out;
-  const Stream stream(from);
-  with_float(from, [&](auto element) {
-    using T = decltype(element);
-    using S = Compute<T>;
-    stream.launch<decode_boxes_backward_kernel<T, S>>(
-        ceil_div(count, kThreads), kThreads, 0, data<S>(g), data<T>(from), data<S>(p), count,
-        p.size(0), Variances{center_variance, size_variance}, max_log_scale, data<S>(out));
+  const Coded coded(offsets, "offsets", priors, {center_variance, size_variance});
+  const Tensor g = coded.gradient(grad);
+  return coded.run([&]<typename T, typename S>(const Stream& stream, CodedRows<T, S> in, S* out) {
+    stream.launch<decode_boxes_backward_kernel<T, S>>(ceil_div(in.count, kThreads), kThreads, 0, in,
+                                                      data<S>(g), max_log_scale, out);
   });
-  return out;
 }
 
 SSDKERN_CUDA_IMPL(m) {

@@ -74,13 +74,8 @@ Results detect_cuda(const Tensor& logits, const Tensor& offsets, const Tensor& p
                     int64_t keep_top_k, double center_variance, double size_variance,
                     double max_log_scale, bool clip) {
   check_device(logits, offsets, priors);
-  check_float(logits, "logits");
-  check_float(offsets, "offsets");
-  check_float(priors, "priors");
-  check_shape(logits, "logits", {-1, -1, -1});
+  check_heads(logits, offsets, priors);
   const int64_t size[] = {logits.size(0), logits.size(1), logits.size(2)};
-  check_shape(offsets, "offsets", {size[0], size[1], 4});
-  check_shape(priors, "priors", {size[1], 4});
   check_limits(size[1], size[2], nms_top_k, keep_top_k);
   const ScalarType type = compute_type(logits, offsets, priors);
   const Tensor given = type == ScalarType::Double ? as(logits, type) : packed(logits);

@@ -276,10 +276,7 @@ void match(const Tensor& priors, const Tensor& gt_boxes, const Tensor& gt_offset
 Tensor match_priors_cuda(const Tensor& priors, const Tensor& gt_boxes, const Tensor& gt_offsets,
                          double iou_threshold, bool bipartite) {
   check_device(priors, gt_boxes, gt_offsets);
-  check_float(priors, "priors");
-  check_float(gt_boxes, "gt_boxes");
-  check_shape(priors, "priors", {-1, 4});
-  check_shape(gt_boxes, "gt_boxes", {-1, 4});
+  check_matching(priors, gt_boxes);
   check_shape(gt_offsets, "gt_offsets", {-1});
   STD_TORCH_CHECK(gt_offsets.size(0) >= 1, "want gt_offsets [B+1], got [0]");
   STD_TORCH_CHECK(priors.size(0) < kClaimed && gt_boxes.size(0) < kClaimed,

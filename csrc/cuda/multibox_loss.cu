@@ -1,9 +1,8 @@
 // The MultiBox loss in two launches: the cross-entropy of every row, one read of the logits; then a
 // block for each image mines by selection and sums. Sums are in float64, and in an order that
 // depends on the sizes only.
+#include "hardest.cuh"
 #include "multibox_loss.cuh"
-#include "reduce.cuh"
-#include "select.cuh"
 #include "softmax.cuh"
 
 namespace ssdkern {
@@ -59,43 +58,32 @@ __global__ void __launch_bounds__(kImageThreads)
                          unsigned* ticket, Totals<S> totals) {
   using Key = OrderKey<S>;
   SSDKERN_SHARED(memory);
-  __shared__ Select<Key, 1> select;
+  __shared__ Hardest<Key> hardest;
   __shared__ double parts[kImageThreads / 32];
-  __shared__ Key key_parts[kImageThreads / 32];
-  __shared__ int counts[kImageThreads / 32];
   const int64_t image = blockIdx.x, first = image * num_priors;
   Key* const keys = spilled ? spilled + first : reinterpret_cast<Key*>(memory);
 
   // 1. positives, and what the negatives rank by
-  int positives = 0, candidates = 0;
+  Seen<Key> seen;
   double localization = 0, classification = 0;
-  Key lowest = ~Key(0), highest = 0;
   for (int i = threadIdx.x; i < num_priors; i += kImageThreads) {
     const int row = target.row(first + i);
     Key key = 0;
     if (row >= 0) {
-      ++positives;
+      ++seen.positives;
       classification += cross_entropy[first + i];
       const Box<S> prior = load_box<S>(boxes.priors, i);
       const Box<S> wanted = encode(load_box<S>(boxes.gt_boxes, row), prior, boxes.variances);
       localization += localization_loss(load_box<S>(boxes.offsets, first + i), wanted);
     } else if (row != -2) {
-      ++candidates;
-      key = order_key(cross_entropy[first + i]);
-      lowest = min(lowest, key), highest = max(highest, key);
+      key = seen.candidate(cross_entropy[first + i]);
     }
     keys[i] = key;
     selected[first + i] = row >= 0;
   }
-  positives = block_sum(positives, counts);
-  candidates = block_sum(candidates, counts);
-  lowest = block_reduce(lowest, key_parts, [](Key a, Key b) { return min(a, b); });
-  highest = block_reduce(highest, key_parts, [](Key a, Key b) { return max(a, b); });
 
   // 2. the hardest negatives
-  const double wanted = positives * neg_pos_ratio;
-  const int take = wanted < candidates ? int(wanted) : candidates;
-  const Cut<Key> cut = take_highest(select, keys, num_priors, take, candidates, lowest, highest);
+  const Cut<Key> cut = hardest.find(keys, num_priors, neg_pos_ratio, seen);
   for (int i = threadIdx.x; i < num_priors; i += kImageThreads) {
     if (!cut.takes(keys[i], i)) continue;
     classification += cross_entropy[first + i];
@@ -107,7 +95,7 @@ __global__ void __launch_bounds__(kImageThreads)
   classification = block_sum(classification, parts);
   __shared__ bool last;
   if (threadIdx.x == 0) {
-    images[image] = {localization, classification, positives};
+    images[image] = {localization, classification, seen.positives};
     __threadfence();
     last = atomicAdd(ticket, 1) == gridDim.x - 1;
   }
@@ -150,7 +138,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> multibox_loss_cuda(
     using T = decltype(element);
     using S = decltype(number);
     using Key = OrderKey<S>;
-    const size_t key_bytes = num_priors * sizeof(Key), fixed = sizeof(Select<Key, 1>) + 1024;
+    const size_t key_bytes = num_priors * sizeof(Key), fixed = sizeof(Hardest<Key>) + 1024;
     const bool fits = key_bytes + fixed <= stream.shared_limit();
     Scratch scratch;
     const auto cross_entropy = scratch.reserve<S>(in.rows());

@@ -37,21 +37,12 @@ struct Inputs {
       : type(compute_type(given_logits, given_offsets, given_priors, given_boxes)) {
     check_device(given_logits, given_offsets, given_priors, given_boxes, given_labels,
                  given_matched);
-    check_float(given_logits, "logits");
-    check_float(given_offsets, "offsets");
-    check_float(given_priors, "priors");
-    check_float(given_boxes, "gt_boxes");
-    check_shape(given_logits, "logits", {-1, -1, -1});
-    const int64_t batch = given_logits.size(0), num_priors = given_logits.size(1);
-    check_shape(given_offsets, "offsets", {batch, num_priors, 4});
-    check_shape(given_priors, "priors", {num_priors, 4});
-    check_shape(given_boxes, "gt_boxes", {-1, 4});
-    check_shape(given_labels, "gt_labels", {given_boxes.size(0)});
-    check_shape(given_matched, "matched", {batch, num_priors});
+    check_heads(given_logits, given_offsets, given_priors);
+    check_ground_truth(given_logits, given_boxes, given_labels, given_matched);
     STD_TORCH_CHECK(given_logits.size(2) > 0, "want at least one class, got 0");
-    STD_TORCH_CHECK(
-        num_priors < 1 << 30 && given_boxes.size(0) < 1 << 30 && given_logits.size(2) < 1 << 30,
-        "want fewer than 2^30 priors, rows of ground truth and classes");
+    STD_TORCH_CHECK(given_priors.size(0) < 1 << 30 && given_boxes.size(0) < 1 << 30 &&
+                        given_logits.size(2) < 1 << 30,
+                    "want fewer than 2^30 priors, rows of ground truth and classes");
     logits = type == ScalarType::Double ? packed(given_logits, type) : packed(given_logits);
     offsets = packed(given_offsets);
     priors = packed(given_priors, type);

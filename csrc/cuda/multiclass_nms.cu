@@ -28,11 +28,8 @@ struct GivenBoxes {
 Results multiclass_nms_cuda(const Tensor& boxes, const Tensor& scores, double score_threshold,
                             double iou_threshold, int64_t nms_top_k, int64_t keep_top_k) {
   check_device(boxes, scores);
-  check_float(boxes, "boxes");
-  check_float(scores, "scores");
-  check_shape(scores, "scores", {-1, -1, -1});
+  check_class_scores(boxes, scores);
   const int64_t size[] = {scores.size(0), scores.size(1), scores.size(2)};
-  check_shape(boxes, "boxes", {size[0], size[1], 4});
   check_limits(size[1], size[2], nms_top_k, keep_top_k);
   const bool wide = compute_type(boxes, scores) == ScalarType::Double;
   const Tensor from = packed(boxes), given = wide ? as(scores, ScalarType::Double) : packed(scores);

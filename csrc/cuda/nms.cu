@@ -4,7 +4,8 @@
 namespace ssdkern {
 
 Tensor nms_cuda(const Tensor& boxes, const Tensor& scores, double iou_threshold) {
-  check_scored(boxes, scores);
+  check_device(boxes, scores);
+  check_scored(boxes, scores, kMostBoxes);
   const ScalarType type = compute_type(boxes, scores);
   const Tensor from = packed(boxes, type), ranking = as(scores, type);
   return with_compute(type, [&](auto kind) {

@@ -8,6 +8,7 @@
 
 namespace ssdkern {
 
+constexpr int64_t kMostBoxes = (1 << 30) - 1;
 constexpr int kTile = 64, kPanelTiles = kPanel / kTile;
 constexpr int kSettleThreads = 1024, kApplyThreads = 256, kApplyRows = 512;
 
@@ -262,15 +263,6 @@ Tensor suppress(const Tensor& boxes, const Tensor& scores, const Tensor& groups,
                                               limit);
   }
   return torch::stable::narrow(result, 0, 0, stream.read(sorted.count));
-}
-
-inline void check_scored(const Tensor& boxes, const Tensor& scores) {
-  check_device(boxes, scores);
-  check_float(boxes, "boxes");
-  check_float(scores, "scores");
-  check_shape(boxes, "boxes", {-1, 4});
-  check_shape(scores, "scores", {boxes.size(0)});
-  STD_TORCH_CHECK(boxes.size(0) < 1 << 30, "want fewer than 2^30 boxes, got ", boxes.size(0));
 }
 
 }  // namespace ssdkern

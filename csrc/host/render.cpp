@@ -24,8 +24,8 @@ struct RowJob {
 
 }  // namespace ssdkern
 
-#define SSDKERN_LOOPS "render_rows.h"
-#include "isa.h"
+#define SSDKERN_LOOPS "host/render_rows.h"
+#include "../isa.h"
 
 namespace py = pybind11;
 

@@ -5,6 +5,17 @@ typedef float Pixel __attribute__((vector_size(16)));  // red, green, blue and a
 typedef float Level __attribute__((vector_size(SSDKERN_REGISTER)));
 typedef int32_t Whole __attribute__((vector_size(SSDKERN_REGISTER)));
 
+// Four of the eight numbers of two pixels.
+template <int... kOrder>
+inline Pixel shuffle(Pixel a, Pixel b) {
+#if defined(__clang__)
+  return __builtin_shufflevector(a, b, kOrder...);
+#else  // GCC has that from version 12
+  typedef int32_t Order __attribute__((vector_size(16)));
+  return __builtin_shuffle(a, b, Order{kOrder...});
+#endif
+}
+
 template <int kTaps, bool kFirst>
 inline void add_rows(const uint8_t* __restrict from, int64_t stride,
                      const float* __restrict weights, int64_t count, float* __restrict out) {
@@ -59,13 +70,12 @@ inline void blend_columns(const float* row, const Taps& taps, int64_t count, flo
         sum[p] += weights[p * width + k] * pixel;
       }
     }
-    const Pixel low = SSDKERN_SHUFFLE(sum[0], sum[1], 0, 4, 1, 5);
-    const Pixel high = SSDKERN_SHUFFLE(sum[2], sum[3], 0, 4, 1, 5);
-    const Pixel red = SSDKERN_SHUFFLE(low, high, 0, 1, 4, 5);
-    const Pixel green = SSDKERN_SHUFFLE(low, high, 2, 3, 6, 7);
-    const Pixel last = SSDKERN_SHUFFLE(sum[0], sum[1], 2, 6, 2, 6);
-    const Pixel blue =
-        SSDKERN_SHUFFLE(last, SSDKERN_SHUFFLE(sum[2], sum[3], 2, 6, 2, 6), 0, 1, 4, 5);
+    const Pixel low = shuffle<0, 4, 1, 5>(sum[0], sum[1]);
+    const Pixel high = shuffle<0, 4, 1, 5>(sum[2], sum[3]);
+    const Pixel red = shuffle<0, 1, 4, 5>(low, high);
+    const Pixel green = shuffle<2, 3, 6, 7>(low, high);
+    const Pixel last = shuffle<2, 6, 2, 6>(sum[0], sum[1]);
+    const Pixel blue = shuffle<0, 1, 4, 5>(last, shuffle<2, 6, 2, 6>(sum[2], sum[3]));
     __builtin_memcpy(planes + i, &red, sizeof red);
     __builtin_memcpy(planes + count + i, &green, sizeof green);
     __builtin_memcpy(planes + 2 * count + i, &blue, sizeof blue);

@@ -13,6 +13,7 @@ template <>
 struct Native<float> {
   typedef float V __attribute__((vector_size(SSDKERN_REGISTER)));
   typedef int32_t I __attribute__((vector_size(SSDKERN_REGISTER)));
+  typedef uint32_t U __attribute__((vector_size(SSDKERN_REGISTER)));
   static constexpr int kWidth = SSDKERN_REGISTER / 4, kCount = kLanes / kWidth;
 };
 
@@ -20,6 +21,7 @@ template <>
 struct Native<double> {
   typedef double V __attribute__((vector_size(SSDKERN_REGISTER)));
   typedef int64_t I __attribute__((vector_size(SSDKERN_REGISTER)));
+  typedef uint64_t U __attribute__((vector_size(SSDKERN_REGISTER)));
   static constexpr int kWidth = SSDKERN_REGISTER / 8, kCount = kLanes / kWidth;
 };
 
@@ -74,11 +76,13 @@ SSDKERN_COMPARE(==)
 SSDKERN_COMPARE(!=)
 #undef SSDKERN_COMPARE
 
-#define SSDKERN_INTEGER(op)                                  \
-  template <typename S>                                      \
-  SSDKERN_INLINE Ints<S> operator op(Ints<S> a, Ints<S> b) { \
-    SSDKERN_EACH a.r[k] = a.r[k] op b.r[k];                  \
-    return a;                                                \
+// Integers wrap: unsigned in between.
+#define SSDKERN_INTEGER(op)                                              \
+  template <typename S>                                                  \
+  SSDKERN_INLINE Ints<S> operator op(Ints<S> a, Ints<S> b) {             \
+    using U = typename Native<S>::U;                                     \
+    SSDKERN_EACH a.r[k] = typename Native<S>::I(U(a.r[k]) op U(b.r[k])); \
+    return a;                                                            \
   }
 SSDKERN_INTEGER(+)
 SSDKERN_INTEGER(-)

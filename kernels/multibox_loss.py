@@ -139,17 +139,7 @@ def _total_kernel(sums, counts, localization, classification, positives, B, BLOC
     tl.store(positives, tl.sum(count))
 
 
-def _fake(
-    logits,
-    offsets,
-    priors,
-    gt_boxes,
-    gt_labels,
-    matched,
-    neg_pos_ratio,
-    center_variance,
-    size_variance,
-):
+def _fake(logits, offsets, priors, gt_boxes, gt_labels, matched, *numbers):
     localization, classification = priors.new_empty(()), priors.new_empty(())
     positives = priors.new_empty((), dtype=torch.int64)
     selected = matched.new_empty(matched.shape, dtype=torch.bool)

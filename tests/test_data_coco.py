@@ -3,15 +3,9 @@
 import json
 
 import pytest
-from PIL import Image
+from folders import picture
 
 from ssdkern.data import open_dataset, summarize
-
-
-def picture(path, size=(30, 20), colour=(200, 30, 30)):
-    path.parent.mkdir(parents=True, exist_ok=True)
-    Image.new("RGB", size, colour).save(path)
-    return path
 
 
 def coco(images, annotations, categories=None):

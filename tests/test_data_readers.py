@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from PIL import Image
+from folders import picture, voc_xml
 
 from ssdkern.data import (
     SyntheticScenes,
@@ -19,23 +19,6 @@ SIZE = (72, 96)
 
 def scenes(count, seed):
     return SyntheticScenes(count, SIZE, seed, num_classes=4)
-
-
-def picture(path, size=(30, 20), colour=(200, 30, 30)):
-    path.parent.mkdir(parents=True, exist_ok=True)
-    Image.new("RGB", size, colour).save(path)
-    return path
-
-
-def voc_xml(path, objects, size=(30, 20)):
-    path.parent.mkdir(parents=True, exist_ok=True)
-    rows = "".join(
-        f"<object><name>{name}</name><difficult>{difficult}</difficult><bndbox><xmin>{b[0]}</xmin>"
-        f"<ymin>{b[1]}</ymin><xmax>{b[2]}</xmax><ymax>{b[3]}</ymax></bndbox></object>"
-        for name, b, difficult in objects
-    )
-    sides = f"<size><width>{size[0]}</width><height>{size[1]}</height></size>" if size else ""
-    path.write_text(f"<annotation>{sides}{rows}</annotation>")
 
 
 @pytest.mark.parametrize("kind", WRITERS)

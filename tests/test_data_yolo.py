@@ -5,15 +5,9 @@ import shutil
 
 import numpy as np
 import pytest
-from PIL import Image
+from folders import picture
 
 from ssdkern.data import SyntheticScenes, open_dataset, write_yolo
-
-
-def picture(path, size=(30, 20), colour=(200, 30, 30)):
-    path.parent.mkdir(parents=True, exist_ok=True)
-    Image.new("RGB", size, colour).save(path)
-    return path
 
 
 def test_yolo_layouts(tmp_path):

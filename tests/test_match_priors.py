@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 from cases import GPU, INTERPRETED, golden, needs_native, places, random_boxes, scene, sizes, whole
+from torch.library import opcheck
 from torchvision.models.detection._utils import SSDMatcher
 from torchvision.ops import box_iou
 
@@ -212,7 +213,7 @@ def test_rejects():
 def test_opcheck(bipartite, device):
     s = scene((2, 30, 3, 4), device)
     args = (s.priors, s.gt_boxes, s.gt_offsets, 0.5, bipartite)
-    torch.library.opcheck(torch.ops.ssdkern.match_priors.default, args)
+    opcheck(torch.ops.ssdkern.match_priors.default, args)
 
 
 @places("match_priors")

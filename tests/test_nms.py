@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 from cases import INTERPRETED, golden, needs_native, places, random_boxes, whole
+from torch.library import opcheck
 from torchvision.ops import nms as torchvision_nms
 
 from ssdkern import nms
@@ -115,7 +116,7 @@ def test_no_gradient(device, backend):
 @needs_native("nms")
 def test_opcheck(device):
     args = random_boxes(40).to(device), torch.rand(40, device=device), 0.4
-    torch.library.opcheck(torch.ops.ssdkern.nms.default, args)
+    opcheck(torch.ops.ssdkern.nms.default, args)
 
 
 @places("nms")

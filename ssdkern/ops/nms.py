@@ -1,6 +1,7 @@
 """Greedy non-maximum suppression."""
 
 import torch
+from torch.library import get_ctx
 
 from ssdkern._backend import resolve
 from ssdkern.ops._check import (
@@ -104,5 +105,5 @@ def suppress(boxes, alive, iou_threshold, most, group=None):
 
 @fake("nms")
 def _(boxes, scores, iou_threshold):
-    kept = torch.library.get_ctx().new_dynamic_size()
+    kept = get_ctx().new_dynamic_size()
     return boxes.new_empty(kept, dtype=torch.int64)

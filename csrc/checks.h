@@ -69,6 +69,11 @@ inline void check_mining(const Tensor& loss, const Tensor& positive) {
   check_shape(positive, "positive", {loss.size(0), loss.size(1)});
 }
 
+inline void check_ratio(double neg_pos_ratio) {
+  STD_TORCH_CHECK(neg_pos_ratio >= 0 && neg_pos_ratio <= 1e6, "want 0 <= neg_pos_ratio <= 1e6, ",
+                  "got ", neg_pos_ratio);
+}
+
 // What a model gives to multibox_loss and to detect.
 inline void check_heads(const Tensor& logits, const Tensor& offsets, const Tensor& priors) {
   check_floats(logits, "logits", {-1, -1, -1});

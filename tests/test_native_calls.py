@@ -3,7 +3,7 @@ bounds; what is empty, half precision or strided has its answer."""
 
 import pytest
 import torch
-from cases import assert_same
+from cases import TOLERANCES, assert_same
 from native_calls import (
     CODING,
     LAYOUTS,
@@ -186,7 +186,10 @@ def test_empty(op, shape):
         "detect": ((logits, boxes, priors, 1.0, *LIMITS[1:], *CODING, INF, False), nothing),
     }[op]
     for got, expected in zip(run(op, *args), want, strict=True):
-        assert_same(got, expected)
+        if op == "multibox_loss" and got.is_floating_point():  # through exp and log
+            torch.testing.assert_close(got, expected, rtol=TOLERANCES[got.dtype], atol=0)
+        else:
+            assert_same(got, expected)
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])

@@ -13,8 +13,7 @@ Tensor mine_hard_negatives_cpu(const Tensor& loss, const Tensor& positive, doubl
   check_mining(loss, positive);
   STD_TORCH_CHECK(positive.scalar_type() == ScalarType::Bool, "want positive of dtype bool, got ",
                   positive.scalar_type());
-  STD_TORCH_CHECK(neg_pos_ratio >= 0 && neg_pos_ratio <= 1e6,
-                  "want 0 <= neg_pos_ratio <= 1000000, got ", neg_pos_ratio);
+  check_ratio(neg_pos_ratio);
   const Tensor from = torch::stable::contiguous(loss), where = torch::stable::contiguous(positive);
   Tensor mined = torch::stable::new_empty(where, where.sizes());
   const int64_t count = from.size(1);
@@ -23,7 +22,7 @@ Tensor mine_hard_negatives_cpu(const Tensor& loss, const Tensor& positive, doubl
     using T = decltype(kind);
     const auto run = SSDKERN_PICK(mine_image<T>);
     torch::stable::parallel_for(0, from.size(0), 1, [&](int64_t begin, int64_t end) {
-      const std::unique_ptr<LaneInt<Compute<T>>[]> keys(new LaneInt<Compute<T>>[count + 16]);
+      const std::unique_ptr<LaneInt<Compute<T>>[]> keys(new LaneInt<Compute<T>>[count + kLanes]);
       for (int64_t b = begin; b < end; ++b)
         run(data<T>(from) + b * count, data<bool>(where) + b * count, count, neg_pos_ratio,
             keys.get(), data<bool>(mined) + b * count);

@@ -2,7 +2,7 @@
 #include <memory>
 #include <numeric>
 
-#include "hardest.h"
+#include "tensors.h"
 #define SSDKERN_KERNELS "multibox_loss.h"
 #include "isa.h"
 
@@ -48,20 +48,45 @@ Targets check_targets(const Tensor& logits, const Tensor& offsets, const Tensor&
   return out;
 }
 
-// What the offsets of the positives of one image should be, [positives, 4], in order of prior.
+// Where an image's flags are set, in order.
+std::vector<int32_t> indices(const bool* flags, int64_t count) {
+  std::vector<int32_t> found(count + 1);
+  int64_t size = 0;
+  for (int64_t i = 0; i < count; ++i) {
+    found[size] = int32_t(i);
+    size += flags[i];
+  }
+  found.resize(size);
+  return found;
+}
+
+// An image's positives, and what their offsets should be: [positives, 4].
 template <typename S>
-std::vector<S> encode_positives(const Targets& targets, const int32_t* matched) {
-  std::vector<S> boxes, priors;
-  for (int64_t i = 0; i < targets.count; ++i)
-    if (matched[i] >= 0)
-      for (int k = 0; k < 4; ++k) {
-        boxes.push_back(data<S>(targets.gt_boxes)[int64_t(matched[i]) * 4 + k]);
-        priors.push_back(data<S>(targets.priors)[i * 4 + k]);
-      }
-  std::vector<S> out(boxes.size());
-  const auto encode = SSDKERN_PICK(encode_boxes_rows<S>);
-  encode(boxes.data(), priors.data(), int64_t(boxes.size()) / 4, targets.variances, out.data());
-  return out;
+struct Positives {
+  std::unique_ptr<bool[]> flags;
+  std::vector<int32_t> priors;
+  std::vector<S> offsets;
+
+  Positives(const Targets& targets, const int32_t* matched) : flags(new bool[targets.count + 1]) {
+    for (int64_t i = 0; i < targets.count; ++i) flags[i] = matched[i] >= 0;
+    priors = indices(flags.get(), targets.count);
+    std::vector<S> from(4 * priors.size()), to(4 * priors.size());
+    const S *all = data<S>(targets.priors), *gt_boxes = data<S>(targets.gt_boxes);
+    for (size_t k = 0; k < priors.size(); ++k) {
+      std::copy_n(all + 4 * int64_t(priors[k]), 4, from.data() + 4 * k);
+      std::copy_n(gt_boxes + 4 * int64_t(matched[priors[k]]), 4, to.data() + 4 * k);
+    }
+    offsets.resize(from.size());
+    const auto encode = SSDKERN_PICK(encode_boxes_rows<S>);
+    encode(to.data(), from.data(), int64_t(priors.size()), targets.variances, offsets.data());
+  }
+};
+
+// Not below 0, as rounding of the logsumexp could have it; a NaN stays.
+template <typename S>
+S cross_entropy(S log_sum_exp, S logit) {
+  const S loss = log_sum_exp - logit;
+  return loss < 0 ? S(0) : loss;
 }
 
 // Calls f(image) for all images, in parallel.
@@ -101,27 +126,28 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> multibox_loss_cpu(
       run(x + first * classes, rows, classes, norm + first);
       for (int64_t i = first; i < first + rows; ++i)
         rank[i] = row[i] == -2 || classes == 0 ? -std::numeric_limits<S>::infinity()
-                                               : norm[i] - S(x[i * classes]);
+                                               : cross_entropy(norm[i], S(x[i * classes]));
     });
 
     std::vector<double> localization(images), classification(images);
     std::vector<int64_t> positives(images);
+    const auto mine = SSDKERN_PICK(mine_image<S>);
     for_each_image(images, [&](int64_t image) {
       const int64_t first = image * count;
-      const std::unique_ptr<bool[]> positive(new bool[count + 1]);
-      for (int64_t i = 0; i < count; ++i) positive[i] = row[first + i] >= 0;
+      const Positives<S> found(targets, row + first);
+      const std::unique_ptr<LaneInt<S>[]> keys(new LaneInt<S>[count + kLanes]);
       bool* chosen = data<bool>(selected) + first;
-      mark_hardest(rank.data() + first, positive.get(), count, neg_pos_ratio, chosen);
-      const auto want = encode_positives<S>(targets, row + first);
-      const S* code = data<S>(codes) + first * 4;
-      for (int64_t i = 0; i < count; ++i) {
-        if (chosen[i]) classification[image] += double(rank[first + i]);
-        if (!positive[i]) continue;
-        const int64_t at = first + i, place = positives[image]++;
+      mine(rank.data() + first, found.flags.get(), count, neg_pos_ratio, keys.get(), chosen);
+      for (const auto i : indices(chosen, count)) classification[image] += double(rank[first + i]);
+      positives[image] = int64_t(found.priors.size());
+      const S *code = data<S>(codes) + first * 4, *want = found.offsets.data();
+      for (const auto i : found.priors) {
+        const int64_t at = first + i;
         chosen[i] = true;
-        classification[image] += double(norm[at] - S(x[at * classes + label[row[at]]]));
+        classification[image] +=
+            double(cross_entropy(norm[at], S(x[at * classes + label[row[at]]])));
         for (int k = 0; k < 4; ++k) {
-          const S off = std::abs(code[4 * i + k] - want[4 * place + k]);
+          const S off = std::abs(code[4 * i + k] - *want++);
           localization[image] += double(off < S(1) ? S(0.5) * off * off : off - S(0.5));
         }
       }
@@ -171,23 +197,25 @@ std::tuple<Tensor, Tensor> multibox_loss_backward_cpu(
     const int64_t* label = data<int64_t>(targets.gt_labels);
     const S by_class = *data<S>(as(grad_classification, type));
     const S by_offset = *data<S>(as(grad_localization, type));
+    const bool* taken = data<bool>(chosen);
+    const S* sums = data<S>(norm);
     const auto run = SSDKERN_PICK(softmax_gradient<T, S>);
     for_each_row_block(images, count, [&](int64_t first, int64_t, int64_t rows) {
       std::fill(out + first * classes, out + (first + rows) * classes, T(0));
       for (int64_t i = first; i < first + rows; ++i)
-        if (data<bool>(chosen)[i])
-          run(x + i * classes, classes, row[i] >= 0 ? label[row[i]] : 0, data<S>(norm)[i], by_class,
+        if (taken[i])
+          run(x + i * classes, classes, row[i] >= 0 ? label[row[i]] : 0, sums[i], by_class,
               out + i * classes);
     });
     for_each_image(images, [&](int64_t image) {
       const int64_t first = image * count;
-      const auto want = encode_positives<S>(targets, row + first);
-      const S *code = data<S>(codes) + first * 4, *target = want.data();
+      const Positives<S> found(targets, row + first);
+      const S *code = data<S>(codes) + first * 4, *want = found.offsets.data();
       S* grad = data<S>(grad_offsets) + first * 4;
       std::fill(grad, grad + count * 4, S(0));
-      for (int64_t i = 0; i < count; ++i)
-        for (int k = 0; k < 4 && row[first + i] >= 0; ++k) {
-          const S off = code[4 * i + k] - *target++;
+      for (const auto i : found.priors)
+        for (int k = 0; k < 4; ++k) {
+          const S off = code[4 * i + k] - *want++;
           grad[4 * i + k] = std::min(S(1), std::max(S(-1), off)) * by_offset;
         }
     });

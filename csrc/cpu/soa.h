@@ -9,6 +9,8 @@
 
 namespace ssdkern {
 
+constexpr int kLanes = 16;  // numbers that a kernel works on at once
+
 // An integer as wide as S, so that it fits the same lane.
 template <typename S>
 using LaneInt = std::conditional_t<sizeof(S) == 8, int64_t, int32_t>;

@@ -1,8 +1,6 @@
 // Sixteen lanes of float or double, held in as many registers as the instruction set needs: the
 // same arithmetic in the same order everywhere. Included by isa.h, once per instruction set.
 
-constexpr int kLanes = 16;
-
 #define SSDKERN_INLINE inline __attribute__((always_inline))
 #define SSDKERN_EACH _Pragma("GCC unroll 16") for (int k = 0; k < Native<S>::kCount; ++k)
 
@@ -109,7 +107,8 @@ SSDKERN_INLINE Ints<S> shift_right(Ints<S> a, int count) {  // arithmetic
   return a;
 }
 
-// Like maxps and minps: the second operand where either is NaN.
+// The second operand where either is NaN. GCC makes one instruction of such a choice, except where
+// an operand is constant.
 template <typename S>
 SSDKERN_INLINE Vec<S> max(Vec<S> a, Vec<S> b) {
   SSDKERN_EACH a.r[k] = a.r[k] > b.r[k] ? a.r[k] : b.r[k];
@@ -205,6 +204,17 @@ SSDKERN_INLINE Vec<S> load_part(const S* from, int count, S fill) {
     const __mmask16 mask = (1u << count) - 1;
     return {{reinterpret_cast<typename Native<S>::V>(
         _mm512_mask_loadu_ps(_mm512_set1_ps(fill), mask, from))}};
+  }
+#elif SSDKERN_REGISTER == 32
+  if constexpr (sizeof(S) == 4) {
+    Vec<S> out;
+    for (int k = 0; k < 2; ++k) {
+      const __m256i lane = _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7);
+      const __m256i mask = _mm256_cmpgt_epi32(_mm256_set1_epi32(count - 8 * k), lane);
+      out.r[k] = reinterpret_cast<typename Native<S>::V>(_mm256_blendv_ps(
+          _mm256_set1_ps(fill), _mm256_maskload_ps(from + 8 * k, mask), (__m256)mask));
+    }
+    return out;
   }
 #endif
   S lanes[kLanes];

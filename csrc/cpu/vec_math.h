@@ -105,3 +105,14 @@ SSDKERN_INLINE void store_as(T* to, Vec<S> a) {
     for (int i = 0; i < kLanes; ++i) to[i] = T(lanes[i]);
   }
 }
+
+template <typename T, typename S>
+SSDKERN_INLINE void store_part_as(T* to, Vec<S> a, int count) {
+  if constexpr (std::is_same_v<T, S>) {
+    store_part(to, a, count);
+  } else {
+    T lanes[kLanes];
+    store_as(lanes, a);
+    std::copy_n(lanes, std::min(count, kLanes), to);
+  }
+}

@@ -5,6 +5,7 @@ Which of them can run is settled once per process; `SSDKERN_DISABLE=native,trito
 `SSDKERN_LIBRARY_CPU=<path>` puts another build of the CPU ops in place of the installed one.
 """
 
+import functools
 import importlib.util
 import os
 import warnings
@@ -63,7 +64,11 @@ def why_not(op, backend, device):
         backend: ``"native"``, ``"triton"`` or ``"torch"``.
         device: ``"cpu"``, ``"cuda"`` or a torch.device.
     """
-    device = torch.device(device).type
+    return _reason(op, backend, torch.device(device).type)
+
+
+@functools.cache
+def _reason(op, backend, device):
     if backend not in BACKENDS:
         raise ValueError(f"want a backend of {BACKENDS}, got {backend!r}")
     if backend == "torch":
@@ -101,18 +106,23 @@ def resolve(op, backend, device):
         RuntimeError: the named backend cannot run; the message says why.
     """
     device = torch.device(device).type
-    if backend is not None:
-        if reason := why_not(op, backend, device):
-            raise RuntimeError(f"{op} cannot run on backend {backend!r}: {reason}")
-        return backend
+    if backend is None:
+        return _choose(op, device)
+    if reason := _reason(op, backend, device):
+        raise RuntimeError(f"{op} cannot run on backend {backend!r}: {reason}")
+    return backend
+
+
+@functools.cache
+def _choose(op, device):
     order = preference(device)
-    reasons = {name: why_not(op, name, device) for name in order}
+    reasons = {name: _reason(op, name, device) for name in order}
     chosen = next(name for name in order if reasons[name] is None)
     if chosen != order[0] and device not in _announced:
         _announced.add(device)
         warnings.warn(
             f"ssdkern: {op} on {device} runs on {chosen!r}, not {order[0]!r}: "
             f"{reasons[order[0]]}. `ssdkern doctor` shows every op.",
-            stacklevel=3,
+            stacklevel=4,
         )
     return chosen

@@ -61,7 +61,7 @@ std::vector<Key<S>> sorted_keys(const S* scores, int64_t count) {
   std::vector<Key<S>> keys(count);
   for (int64_t i = 0; i < count; ++i) keys[i] = make_key(scores[i], uint32_t(i));
   if constexpr (sizeof(S) == 4) {
-    if (count >= 1024) {
+    if (count >= 512) {
       radix_sort(keys);
       return keys;
     }

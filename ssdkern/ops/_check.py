@@ -23,8 +23,9 @@ def want_float(name, tensor):
 
 def want_same_device(**tensors):
     """Checks that the named tensors live on one device; None is left out."""
-    devices = {name: str(t.device) for name, t in tensors.items() if t is not None}
-    want(len(set(devices.values())) <= 1, "all tensors on one device", devices)
+    if len({t.device for t in tensors.values() if t is not None}) > 1:
+        devices = {name: str(t.device) for name, t in tensors.items() if t is not None}
+        want(False, "all tensors on one device", devices)
 
 
 def want_number(name, value, low, high=float("inf")):
@@ -65,5 +66,6 @@ def compute_dtype(*tensors):
 
 def as_kernel_input(tensor, dtype):
     """Half precision stays as it is for a float32 kernel, which converts as it loads."""
-    half = tensor.dtype in (torch.float16, torch.bfloat16)
-    return tensor if half and dtype == torch.float32 else tensor.to(dtype)
+    if tensor.dtype in (dtype, torch.float16, torch.bfloat16) and dtype == torch.float32:
+        return tensor
+    return tensor.to(dtype)

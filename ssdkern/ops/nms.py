@@ -50,9 +50,10 @@ def nms(boxes, scores, iou_threshold, *, backend=None):
 
 def want_scored_boxes(boxes, scores):
     want_boxes("boxes", boxes, "[N, 4]", ndim=2)
-    want(scores.shape == boxes.shape[:1], f"scores [{len(boxes)}]", list(scores.shape))
+    want(scores.shape == boxes.shape[:1], f"scores [{boxes.shape[0]}]", list(scores.shape))
     want_float("boxes", boxes)
-    want(scores.dtype == boxes.dtype, f"scores of the dtype of boxes, {boxes.dtype}", scores.dtype)
+    if scores.dtype != boxes.dtype:
+        want(False, f"scores of the dtype of boxes, {boxes.dtype}", scores.dtype)
     want_same_device(boxes=boxes, scores=scores)
 
 

@@ -7,8 +7,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from pycocotools.coco import COCO
-from pycocotools.cocoeval import COCOeval
 
 from ssdkern.coco import COCO_STATS, coco_dataset, coco_evaluate, coco_results
 from ssdkern.metrics import (
@@ -132,6 +130,8 @@ def test_confusion_matrix_by_hand():
 
 @pytest.mark.parametrize("seed", range(3))
 def test_coco_figures_are_those_of_pycocotools(seed, tmp_path, capsys):
+    COCO = pytest.importorskip("pycocotools.coco").COCO
+    COCOeval = pytest.importorskip("pycocotools.cocoeval").COCOeval
     detections, truths = scenes(seed)
     names, ids = ["a", "b", "c"], [f"{i:03}" for i in range(len(truths))]
     dataset = coco_dataset(truths, names, image_ids=ids, category_ids=[7, 9, 90])

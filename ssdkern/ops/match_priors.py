@@ -89,9 +89,17 @@ def match_priors_torch(priors, gt_boxes, gt_offsets, iou_threshold, bipartite):
     return torch.where(claimed >= 0, claimed, matched)
 
 
+def _best(rows):
+    """The highest number of each row, no NaN, and the first place where it is."""
+    value = rows.amax(dim=1)
+    places = torch.arange(rows.shape[1], device=rows.device)
+    # not max(dim=1), whose index inductor (torch 2.11) gets wrong in vector code
+    return value, torch.where(rows == value[:, None], places, rows.shape[1] - 1).amin(dim=1)
+
+
 def _claim_best(iou, rows, image, none):
     """Each row claims its best prior, the last row winning: the row that holds [B, P], or -1."""
-    value, prior = iou.max(dim=1)
+    value, prior = _best(iou)
     slot = image * iou.shape[1] + prior
     claim = torch.where(value >= 0, rows, -1)
     return none.flatten().scatter_reduce(0, slot, claim, "amax").view_as(none)
@@ -105,7 +113,7 @@ def _claim_greedily(iou, rows, image, none):
     the one stable matching, which is what taking the best pair of the matrix again and again gives.
     """
     T, P = iou.shape
-    value, prior = iou.max(dim=1)
+    value, prior = _best(iou)
     slot = image * P + prior
     held = iou.new_full((none.numel(),), -1).scatter_reduce(0, slot, value, "amax")
     bid = torch.where((value > 0) & (value == held[slot]), rows, T)
@@ -121,7 +129,7 @@ def _claim_greedily(iou, rows, image, none):
         row = row.new_full((len(none),), T).scatter_reduce(0, image, row, "amin")[:, None]
         offer = iou[row[:, 0].clamp(max=T - 1)]  # [B, P]
         wins = (offer > held) | ((offer == held) & (row < owner))
-        offer, prior = torch.where(wins & (row < T), offer, -1).max(dim=1, keepdim=True)
+        offer, prior = (x[:, None] for x in _best(torch.where(wins & (row < T), offer, -1)))
         loser = owner.gather(1, prior)
         held = held.scatter(1, prior, torch.where(offer > 0, offer, held.gather(1, prior)))
         owner = owner.scatter(1, prior, torch.where(offer > 0, row, loser))

@@ -18,7 +18,7 @@ from bench.conftest import device_name
 from ssdkern.data import Sample, SyntheticScenes, TrainTransform, open_dataset, open_image
 from ssdkern.data import crops as crops_module
 from ssdkern.data import render as render_module
-from ssdkern.data.host import host
+from ssdkern.host import host
 
 SIZE = 300
 PICTURES = 24

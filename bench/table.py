@@ -31,7 +31,7 @@ def milliseconds(seconds):
 
 
 def rows(report):
-    """One group at a time: its name, medians of the columns, our best, the memory floor."""
+    """One group at a time: its name, medians of the columns, our best, the floor."""
     groups = defaultdict(dict)
     for entry in report["benchmarks"]:
         groups[entry["group"]][entry["extra_info"]["column"]] = entry
@@ -49,7 +49,7 @@ def table(report):
         if any(e["extra_info"]["column"] == name for e in report["benchmarks"])
     ]
     header = ["op, mode, shape", *(f"{name} ms" for name in names)]
-    header += ["against torchvision", "memory floor ms", "of the floor"]
+    header += ["against torchvision", "floor ms", "of the floor"]
     lines = ["| " + " | ".join(header) + " |", "|---" * len(header) + "|"]
     for group, medians, best, floor in rows(report):
         cells = [milliseconds(medians[name]) if name in medians else "" for name in names]
@@ -64,8 +64,9 @@ def table(report):
     lines.append(
         f"{info['device']}, {info['threads']} threads, torch {info['torch']}, load "
         f"{min(loads):.1f} to {max(loads):.1f}; medians; each column gave the same answer before "
-        "it was timed. The floor is the bytes that must move, at the speed of a large copy; "
-        "less than 1x means that they were in a cache."
+        "it was timed. The floor is the bytes that must move, at the speed of a large copy "
+        "(less than 1x: they were in a cache); of a whole model, its multiplications and "
+        "additions at the speed of a large matrix product."
     )
     return "\n".join(lines) + "\n"
 

@@ -9,6 +9,7 @@ import subprocess
 import torch
 
 from ssdkern import _backend
+from ssdkern.host import why_no_host
 from ssdkern.verify import GOLDEN, OPS, VALUE_TOLERANCE, verify, verify_golden
 
 
@@ -43,6 +44,8 @@ def environment():
         lines.append(f"GPU {name}, sm_{major}{minor}, driver {driver()}")
     else:
         lines.append(f"no GPU that torch can use (torch CUDA build: {torch.version.cuda})")
+    reason = why_no_host()
+    lines.append(f"augmentation and evaluation: {'NumPy; C++ is ' + reason if reason else 'C++'}")
     return lines
 
 

@@ -1,12 +1,11 @@
 """Average precision by the rules of PASCAL VOC: matching detections to truth, and the curve."""
 
-import os
-import warnings
 from dataclasses import dataclass
-from functools import cache
 from typing import NamedTuple
 
 import numpy as np
+
+from ssdkern.host import host
 
 
 class ImageTruth(NamedTuple):
@@ -36,20 +35,6 @@ class ClassResult:
     recall: np.ndarray  # [D], by descending score, ignored detections left out
     precision: np.ndarray  # [D]
     scores: np.ndarray  # [D]
-
-
-@cache
-def _host():
-    """The C++ module, or None (said once) where it is not built or ``SSDKERN_DISABLE`` hides it."""
-    if "native" in os.environ.get("SSDKERN_DISABLE", "").split(","):
-        return None
-    try:
-        from ssdkern import _host as host
-    except ImportError as error:
-        message = f"ssdkern._host is not built ({error}); evaluation matches in NumPy, more slowly"
-        warnings.warn(message, RuntimeWarning, stacklevel=3)
-        return None
-    return host
 
 
 def match_detections(
@@ -82,7 +67,7 @@ def match_detections(
     """
     if not 0 < iou_threshold <= 1:
         raise ValueError(f"want iou_threshold in (0, 1], got {iou_threshold}")
-    match = match_detections_numpy if _host() is None else _host().match_detections
+    match = match_detections_numpy if host() is None else host().match_detections
     return match(boxes, offsets, gt_boxes, gt_ignore, gt_offsets, iou_threshold, plus_one)
 
 

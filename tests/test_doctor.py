@@ -23,6 +23,12 @@ def test_table_names_every_op_and_every_reason(capsys):
         assert "native on cuda: there is no GPU that torch can use" in text
 
 
+def test_host_module_is_named(monkeypatch):
+    monkeypatch.setenv("SSDKERN_DISABLE", "native")
+    wanted = "augmentation and evaluation: NumPy; C++ is switched off by SSDKERN_DISABLE"
+    assert wanted in doctor.environment()
+
+
 def test_verify_passes_here(few, capsys):
     assert doctor.main(["--verify"]) == 0
     assert "every op is right" in capsys.readouterr().out

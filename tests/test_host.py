@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from ssdkern import metrics
+from ssdkern.host import host
 from ssdkern.metrics import match_detections, match_detections_numpy
 
 try:
@@ -106,8 +106,8 @@ def test_public_call_checks_and_falls_back(monkeypatch):
         match_detections(box, [0, 1], box, [False], [0, 1], iou_threshold=0)
     args = scene(1)
     expected = match_detections_numpy(*args, 0.5, True)
-    metrics._host.cache_clear()
+    host.cache_clear()
     monkeypatch.setenv("SSDKERN_DISABLE", "native")
-    assert metrics._host() is None
+    assert host() is None
     np.testing.assert_array_equal(match_detections(*args), expected)
-    metrics._host.cache_clear()
+    host.cache_clear()

@@ -9,7 +9,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 LAYERS = [
-    {"_backend", "_host", "kernels"},
+    {"_backend", "_host", "host", "kernels"},
     {"ops", "priors"},
     {
         "backbones",

@@ -14,8 +14,8 @@ from PIL import Image
 from ssdkern.data import TrainTransform
 from ssdkern.data import render as module
 from ssdkern.data.distort import UNDISTORTED, Distortion, draw_distortion
-from ssdkern.data.host import host
 from ssdkern.data.render import INTERPOLATIONS, render
+from ssdkern.host import host
 
 try:
     from ssdkern import _host

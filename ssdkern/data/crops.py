@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from ssdkern.data.host import host
+from ssdkern.host import host
 
 _MIN_IOU = np.array([0.1, 0.3, 0.5, 0.7, 0.9, 0.0])  # the last takes any crop
 

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from PIL import Image
 
 from ssdkern.data.distort import UNDISTORTED, Distortion, distort
-from ssdkern.data.host import host
+from ssdkern.host import host
 
 # OpenCV's linear, area, nearest, cubic and Lanczos, here with antialiasing where one shrinks
 INTERPOLATIONS = ("bilinear", "area", "nearest-exact", "bicubic", "lanczos")

@@ -6,9 +6,9 @@ from torch import Tensor
 
 from ssdkern.data.crops import expand, inside, sample_crop
 from ssdkern.data.distort import UNDISTORTED, draw_distortion
-from ssdkern.data.host import host
 from ssdkern.data.render import INTERPOLATIONS, Rectangle, render
 from ssdkern.data.samples import Sample
+from ssdkern.host import host
 
 _MEAN = (123, 117, 104)  # RGB, of the authors' VGG
 

@@ -1,6 +1,20 @@
-"""How far two sets of detections agree."""
+"""torchvision's detection beside ours: its settings, and how far two sets of detections agree."""
+
+from types import SimpleNamespace
 
 import torch
+from torchvision.models.detection._utils import BoxCoder
+
+
+def torchvision_ssd():
+    """What `SSD.postprocess_detections` reads of its model, with the settings of `detect`."""
+    return SimpleNamespace(
+        box_coder=BoxCoder((10.0, 10.0, 5.0, 5.0)),
+        score_thresh=0.01,
+        topk_candidates=400,
+        nms_thresh=0.45,
+        detections_per_img=200,
+    )
 
 
 def as_lists(detections, side):

@@ -1,10 +1,7 @@
-from types import SimpleNamespace
-
 import pytest
-from torchvision.models.detection._utils import BoxCoder
 from torchvision.models.detection.ssd import SSD
 
-from bench.agreement import same_detections
+from bench.agreement import same_detections, torchvision_ssd
 from bench.scenes import priors, random_heads, trained_heads
 from ssdkern import detect
 
@@ -16,13 +13,7 @@ SIDE = 300  # torchvision works in pixels
 def bench_detect(timed, device, heads, classes, batch=8):
     anchors = priors().to(device)
     logits, offsets = (t.to(device) for t in heads(batch, classes))
-    ssd = SimpleNamespace(
-        box_coder=BoxCoder((10.0, 10.0, 5.0, 5.0)),
-        score_thresh=0.01,
-        topk_candidates=400,
-        nms_thresh=0.45,
-        detections_per_img=200,
-    )
+    ssd = torchvision_ssd()
     scale = ssd.box_coder.bbox_xform_clip
 
     def theirs():

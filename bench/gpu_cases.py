@@ -1,15 +1,14 @@
 """What `bench.gpu_bench` times: every op at the sizes of SSD300 and SSD512."""
 
-from types import SimpleNamespace
 from typing import NamedTuple
 
 import torch
 import torchvision
-from torchvision.models.detection._utils import BoxCoder, SSDMatcher
+from torchvision.models.detection._utils import SSDMatcher
 from torchvision.models.detection.ssd import SSD
 
 import ssdkern
-from bench.agreement import same_detections
+from bench.agreement import same_detections, torchvision_ssd
 from bench.conftest import same
 from bench.scenes import clusters, generator, random_boxes, random_heads, trained_heads, truth
 
@@ -92,13 +91,7 @@ def detect_cases(device, batch):
     ):
         anchors = ssdkern.make_priors(name).to(device)
         logits, offsets = heads_on(device, make, batch, classes, anchors)
-        ssd = SimpleNamespace(
-            box_coder=BoxCoder((10.0, 10.0, 5.0, 5.0)),
-            score_thresh=0.01,
-            topk_candidates=400,
-            nms_thresh=0.45,
-            detections_per_img=200,
-        )
+        ssd = torchvision_ssd()
 
         def ours(backend, logits=logits, offsets=offsets, anchors=anchors, ssd=ssd):
             bound = ssd.box_coder.bbox_xform_clip

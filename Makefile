@@ -3,7 +3,7 @@ BIN := .venv/bin
 CXX_FILES = $(shell find csrc tests -name '*.cpp' -o -name '*.h' -o -name '*.cu' -o -name '*.cuh')
 SOURCES := setup.py pyproject.toml $(shell find csrc -type f)
 
-.PHONY: demo test lint build sanitize
+.PHONY: demo test lint build sanitize wheel
 
 demo: .venv/built
 	$(BIN)/python -m ssdkern.demo --output runs/demo
@@ -29,6 +29,13 @@ lint: .venv/built
 	$(BIN)/clang-format --dry-run --Werror $(CXX_FILES)
 
 build: .venv/built
+
+# For every GPU from sm_75 to sm_120, and later ones by PTX.
+wheel: export SSDKERN_CUDA = 1
+wheel: export SSDKERN_REQUIRE_NATIVE = 1
+wheel: export TORCH_CUDA_ARCH_LIST = 7.5 8.0 8.6 8.9 9.0 10.0 12.0+PTX
+wheel: .venv/installed
+	$(BIN)/pip wheel --no-build-isolation --no-deps --wheel-dir dist .
 
 .venv/built: .venv/installed $(SOURCES)
 	$(BIN)/pip install --quiet --no-build-isolation --no-deps --editable .

@@ -39,10 +39,10 @@ pytestmark = [
 
 @pytest.fixture(scope="module")
 def library():
-    """Built for three architectures, as where SSDKERN_CUDA=1 asks, warnings being errors."""
+    """Built for the oldest and the newest GPU and those between, warnings being errors."""
     warnings = "-Werror all-warnings -Xcompiler=-Wall"
     env = {**os.environ, "SSDKERN_CUDA": "1", "SSDKERN_REQUIRE_NATIVE": "1"}
-    env |= {"TORCH_CUDA_ARCH_LIST": "8.0 9.0 10.0+PTX", "NVCC_APPEND_FLAGS": warnings}
+    env |= {"TORCH_CUDA_ARCH_LIST": "7.5 8.0 9.0 10.0 12.0+PTX", "NVCC_APPEND_FLAGS": warnings}
     command = [sys.executable, "-c", BUILD, str(OUT), str(OUT / "temp")]
     done = subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-4000:]
@@ -96,5 +96,5 @@ def test_spills_nothing(library, capsys):
         print(
             "\narch    regs  stack  shared  kernel", *sorted(table, key=lambda r: r[29:]), sep="\n"
         )
-    assert len(table) > 3 * len(OPS)
+    assert len(table) > 5 * len(OPS)
     assert spilled == []

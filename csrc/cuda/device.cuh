@@ -7,6 +7,13 @@ namespace ssdkern {
 
 constexpr unsigned kAllLanes = 0xffffffff;
 
+// What a streaming multiprocessor of any supported GPU holds, at least.
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ < 800
+constexpr int kThreadsOfSm = 1024;
+#else
+constexpr int kThreadsOfSm = 1536;
+#endif
+
 // Four numbers that are loaded and stored by 8- or 16-byte accesses.
 template <typename T>
 struct alignas(sizeof(T) < 4 ? 4 * sizeof(T) : 16) Quad {

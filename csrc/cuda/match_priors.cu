@@ -42,7 +42,8 @@ __device__ __forceinline__ Box<S> warp_bounds(const Box<S>& box) {
 
 // matched [B, P], claims [blocks of priors, T], bounds [P / 32] of each warp's priors.
 template <typename S>
-__global__ void __launch_bounds__(kThreads, sizeof(S) == 4 ? 5 : 4)
+__global__ void __launch_bounds__(kThreads,
+                                  sizeof(S) == 4 ? std::min(5, kThreadsOfSm / kThreads) : 4)
     match_priors_kernel(const S* priors, int num_priors, const S* gt_boxes, int num_rows,
                         const int* gt_offsets, int prior_blocks, S threshold, S min_iou, bool all,
                         int* matched, Claim<S>* claims, Box<S>* bounds) {

@@ -77,12 +77,12 @@ def _render_numpy(picture, source, target, size, interpolation, distortion, flip
 def _resize(picture: Image.Image, box: Rectangle, size: tuple[int, int], mode: str) -> np.ndarray:
     """``box`` of the picture at ``size`` (width, height), uint8 [3, H, W]."""
     width, height = size
+    if box != (0, 0, *picture.size):
+        picture = picture.crop(box)  # a filter given the box alone would see beyond it
     if mode == "area" or (mode == "lanczos" and not _has_lanczos()):
         kind = Image.Resampling.BOX if mode == "area" else Image.Resampling.LANCZOS
-        resized = picture.resize((width, height), kind, box)
+        resized = picture.resize((width, height), kind)
         return np.ascontiguousarray(np.asarray(resized).transpose(2, 0, 1))
-    if box != (0, 0, *picture.size):
-        picture = picture.crop(box)
     pixels = torch.from_numpy(np.array(picture)).permute(2, 0, 1)[None]
     if picture.size != (width, height):
         # same values as Pillow to one level (two for Lanczos) at a quarter of its time

@@ -62,7 +62,9 @@ def decode_boxes_torch(offsets, priors, center_variance, size_variance, max_log_
     """The reference: float offsets [..., P, 4] and priors [P, 4] of one dtype."""
     prior_center, prior_size = center_and_size(priors)
     center = offsets[..., :2] * center_variance * prior_size + prior_center
-    log_scale = (offsets[..., 2:] * size_variance).clamp(max=max_log_scale)
+    log_scale = offsets[..., 2:] * size_variance
+    # not clamp, whose gradient at the bound is 1 in torch 2.11 and 0 in 2.14
+    log_scale = torch.where(log_scale >= max_log_scale, max_log_scale, log_scale)
     half = log_scale.exp() * prior_size / 2
     return torch.cat((center - half, center + half), dim=-1)
 

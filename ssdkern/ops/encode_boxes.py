@@ -47,7 +47,8 @@ def encode_boxes(boxes, priors, *, variances=(0.1, 0.2), backend=None):
 def center_and_size(boxes):
     """Centres [..., 2] and sizes [..., 2] of xyxy boxes, sizes at least EPS."""
     low, high = boxes[..., :2], boxes[..., 2:]
-    return (low + high) / 2, (high - low).clamp(min=EPS)
+    size = high - low
+    return (low + high) / 2, torch.where(size <= EPS, EPS, size)  # as in decode_boxes, not clamp
 
 
 def encode_boxes_torch(boxes, priors, center_variance, size_variance):

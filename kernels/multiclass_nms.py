@@ -199,7 +199,7 @@ def launch(
         **options,
         BLOCK=BLOCK,
         WORDS=triton.next_power_of_2(triton.cdiv(top_k, 64)),
-        num_warps=4,
+        num_warps=8,
         enable_fp_fusion=False,
     )
     merged = scratch(images, keep_top_k), scratch(images, keep_top_k, **int32)

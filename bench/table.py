@@ -58,7 +58,7 @@ def table(report):
         distance = f"{best / floor:.1f}x" if best else ""
         cells = [group, *cells, ratio, milliseconds(floor), distance]
         lines.append("| " + " | ".join(cells) + " |")
-    info = report["benchmarks"][0]["extra_info"]
+    info = max((e["extra_info"] for e in report["benchmarks"]), key=lambda i: i["threads"])
     loads = [entry["extra_info"]["load"] for entry in report["benchmarks"]]
     lines.append("")
     lines.append(

@@ -70,9 +70,26 @@ std::vector<Key<S>> sorted_keys(const S* scores, int64_t count) {
   return keys;
 }
 
+// Drops keys that are surely not among the `count` first: a histogram of their upper bits tells.
+template <typename K>
+void drop_last(std::vector<K>& keys, int64_t count) {
+  constexpr int kBits = 12, kShift = 8 * sizeof(K) - kBits;
+  int32_t bins[1 << kBits] = {};
+  for (const K key : keys) ++bins[uint32_t(key >> kShift)];
+  uint32_t last = 0;
+  for (int64_t before = 0; (before += bins[last]) < count;) ++last;
+  size_t size = 0;
+  for (const K key : keys) {
+    keys[size] = key;
+    size += uint32_t(key >> kShift) <= last;
+  }
+  keys.resize(size);
+}
+
 // Leaves the `count` first keys, in order.
 template <typename K>
 void take_first(std::vector<K>& keys, int64_t count) {
+  if (int64_t(keys.size()) > std::max<int64_t>(2 * count, 2048)) drop_last(keys, count);
   if (int64_t(keys.size()) > count) {
     std::nth_element(keys.begin(), keys.begin() + count, keys.end());
     keys.resize(count);

@@ -1,7 +1,7 @@
 """Writes the speed table of the README from the JSON of pytest-benchmark.
 
 pytest bench --benchmark-only --benchmark-json=bench.json
-python -m bench.table bench.json
+python -m bench.table bench.json [more.json ...]    # of a row that is in two, the last
 """
 
 import json
@@ -82,11 +82,11 @@ def ops_table():
 
 
 def main(argv):
-    if len(argv) > 1:
-        sys.exit(f"want one JSON file of pytest-benchmark, got {argv}")
     replace_section("ops", ops_table())
     if argv:
-        replace_section("speed", table(json.loads(Path(argv[0]).read_text())))
+        reports = [json.loads(Path(path).read_text()) for path in argv]
+        entries = [entry for report in reports for entry in report["benchmarks"]]
+        replace_section("speed", table({"benchmarks": entries}))
 
 
 if __name__ == "__main__":

@@ -1,14 +1,14 @@
 """Greedy suppression within groups: `nms` whose masks leave out pairs of different groups."""
 
 import torch
-from torch.library import get_ctx
+from torch import library
 
 from ssdkern.kernels.launcher import launcher
 from ssdkern.kernels.nms import padded_nms_triton
 
 
 def _fake(boxes, scores, idxs, iou_threshold):
-    return boxes.new_empty(get_ctx().new_dynamic_size(), dtype=torch.int64)
+    return boxes.new_empty(library.get_ctx().new_dynamic_size(), dtype=torch.int64)
 
 
 @launcher(_fake)

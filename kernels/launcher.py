@@ -4,9 +4,9 @@ Dynamo would trace a bare launch, but knows no `enable_fp_fusion`, on which the 
 """
 
 import torch
-from torch.library import Library, infer_schema, register_fake
+from torch import library
 
-_LIBRARY = Library("ssdkern_triton", "FRAGMENT")
+_LIBRARY = library.Library("ssdkern_triton", "FRAGMENT")
 
 
 def launcher(fake):
@@ -21,11 +21,11 @@ def launcher(fake):
                 return launch(*args)
 
         name = launch.__name__.removesuffix("_triton")
-        schema = name + infer_schema(launch, mutates_args=())
+        schema = name + library.infer_schema(launch, mutates_args=())
         _LIBRARY.define(schema, tags=torch.Tag.pt2_compliant_tag)
         for device in ("CPU", "CUDA"):
             _LIBRARY.impl(name, run, device)
-        register_fake(f"ssdkern_triton::{name}", fake, lib=_LIBRARY)
+        library.register_fake(f"ssdkern_triton::{name}", fake, lib=_LIBRARY)
         return getattr(torch.ops.ssdkern_triton, name).default
 
     return register

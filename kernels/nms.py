@@ -3,7 +3,7 @@
 import torch
 import triton
 import triton.language as tl
-from torch.library import get_ctx
+from torch import library
 
 from ssdkern.kernels.boxes import load_boxes
 from ssdkern.kernels.greedy import any_bits, keep_greedily, overlaps, pack, round_down, unpack
@@ -88,7 +88,7 @@ def padded_nms_triton(
 
 
 def _fake(boxes, scores, iou_threshold):
-    return boxes.new_empty(get_ctx().new_dynamic_size(), dtype=torch.int64)
+    return boxes.new_empty(library.get_ctx().new_dynamic_size(), dtype=torch.int64)
 
 
 @launcher(_fake)

@@ -14,8 +14,7 @@ from pathlib import Path
 
 import torch
 from safetensors import SafetensorError
-from torch import nn
-from torch.library import custom_op
+from torch import library, nn
 
 from ssdkern.checkpoint import atomic_write, load_model
 from ssdkern.ops.decode_boxes import decode_boxes_torch
@@ -27,7 +26,7 @@ _OPSET = 18
 _BATCH = {"images": {0: torch.export.Dim("batch", min=1)}}
 
 
-@custom_op("ssdkern::suppress", mutates_args=())
+@library.custom_op("ssdkern::suppress", mutates_args=())
 def _suppress(
     boxes: torch.Tensor, alive: torch.Tensor, iou_threshold: float, most: int
 ) -> torch.Tensor:

@@ -3,7 +3,7 @@
 import pytest
 import torch
 from cases import INTERPRETED, needs_native, places, random_boxes, whole
-from torch.library import opcheck
+from torch import library
 from torchvision.ops import nms as torchvision_nms
 
 from ssdkern import batched_nms, nms
@@ -102,7 +102,7 @@ def test_rejects():
 def test_opcheck(device):
     args = random_boxes(40).to(device), torch.rand(40, device=device)
     args = (*args, torch.arange(40, device=device) % 3, 0.4)
-    opcheck(torch.ops.ssdkern.batched_nms.default, args)
+    library.opcheck(torch.ops.ssdkern.batched_nms.default, args)
 
 
 @places("batched_nms")

@@ -4,7 +4,7 @@ import pytest
 import torch
 import torchvision
 from cases import assert_close, assert_same, gradients, needs_native, places, random_boxes, whole
-from torch.library import opcheck
+from torch import library
 
 from ssdkern import box_convert, box_iou
 from ssdkern.ops.box_iou import box_iou_torch
@@ -117,9 +117,9 @@ def test_rejects():
 @needs_native("box_iou")
 def test_opcheck(device):
     boxes1, boxes2 = (random_boxes(24).view(2, 12, 4).to(device) for _ in range(2))
-    opcheck(torch.ops.ssdkern.box_iou.default, (boxes1, boxes2))
+    library.opcheck(torch.ops.ssdkern.box_iou.default, (boxes1, boxes2))
     grad = torch.rand(2, 12, 12, device=device)
-    opcheck(torch.ops.ssdkern.box_iou_backward.default, (grad, boxes1, boxes2))
+    library.opcheck(torch.ops.ssdkern.box_iou_backward.default, (grad, boxes1, boxes2))
 
 
 @places("box_iou")

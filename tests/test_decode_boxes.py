@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 from cases import assert_close, golden, gradients, needs_native, places, random_boxes, whole
-from torch.library import opcheck
+from torch import library
 from torchvision.models.detection._utils import BoxCoder
 
 from ssdkern import decode_boxes
@@ -125,9 +125,9 @@ def test_rejects():
 @needs_native("decode_boxes")
 def test_opcheck(device):
     priors, offsets = random_boxes(8).to(device), torch.randn(2, 8, 4, device=device)
-    opcheck(torch.ops.ssdkern.decode_boxes.default, (offsets, priors, *NUMBERS))
+    library.opcheck(torch.ops.ssdkern.decode_boxes.default, (offsets, priors, *NUMBERS))
     args = (torch.rand_like(offsets), offsets, priors, *NUMBERS)
-    opcheck(torch.ops.ssdkern.decode_boxes_backward.default, args)
+    library.opcheck(torch.ops.ssdkern.decode_boxes_backward.default, args)
 
 
 @places("decode_boxes")

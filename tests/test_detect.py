@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 from cases import GPU, INTERPRETED, golden, needs_native, places, scene, whole
-from torch.library import opcheck
+from torch import library
 
 from ssdkern import Detections, decode_boxes, detect, multiclass_nms
 from ssdkern.ops.detect import detect_torch
@@ -172,7 +172,7 @@ def test_rejects():
 @needs_native("detect")
 def test_opcheck(device):
     args = (*heads((2, 60, 4), device), 0.01, 0.45, 40, 20, *REST)
-    opcheck(torch.ops.ssdkern.detect.default, args)
+    library.opcheck(torch.ops.ssdkern.detect.default, args)
 
 
 class Tail(torch.nn.Module):

@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 from cases import assert_close, golden, gradients, needs_native, places, random_boxes, whole
-from torch.library import opcheck
+from torch import library
 from torchvision.models.detection._utils import BoxCoder
 
 from ssdkern import decode_boxes, encode_boxes
@@ -132,9 +132,9 @@ def test_rejects():
 @needs_native("encode_boxes")
 def test_opcheck(device):
     priors, boxes = random_boxes(8).to(device), random_boxes(16).view(2, 8, 4).to(device)
-    opcheck(torch.ops.ssdkern.encode_boxes.default, (boxes, priors, 0.1, 0.2))
+    library.opcheck(torch.ops.ssdkern.encode_boxes.default, (boxes, priors, 0.1, 0.2))
     args = (torch.rand_like(boxes), boxes, priors, 0.1, 0.2)
-    opcheck(torch.ops.ssdkern.encode_boxes_backward.default, args)
+    library.opcheck(torch.ops.ssdkern.encode_boxes_backward.default, args)
 
 
 @places("encode_boxes")

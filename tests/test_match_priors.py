@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 from cases import GPU, INTERPRETED, golden, needs_native, places, random_boxes, scene, sizes, whole
-from torch.library import opcheck
+from torch import library
 from torchvision.models.detection._utils import SSDMatcher
 from torchvision.ops import box_iou
 
@@ -213,7 +213,7 @@ def test_rejects():
 def test_opcheck(bipartite, device):
     s = scene((2, 30, 3, 4), device)
     args = (s.priors, s.gt_boxes, s.gt_offsets, 0.5, bipartite)
-    opcheck(torch.ops.ssdkern.match_priors.default, args)
+    library.opcheck(torch.ops.ssdkern.match_priors.default, args)
 
 
 @places("match_priors")

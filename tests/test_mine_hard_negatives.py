@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 from cases import INTERPRETED, needs_native, places, whole
-from torch.library import opcheck
+from torch import library
 
 from ssdkern import mine_hard_negatives
 
@@ -114,7 +114,7 @@ def test_rejects():
 @needs_native("mine_hard_negatives")
 def test_opcheck(device):
     args = torch.rand(2, 40, device=device), torch.rand(2, 40, device=device) < 0.1, 3.0
-    opcheck(torch.ops.ssdkern.mine_hard_negatives.default, args)
+    library.opcheck(torch.ops.ssdkern.mine_hard_negatives.default, args)
 
 
 @places("mine_hard_negatives")

@@ -6,7 +6,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 from cases import assert_close, needs_native, places, scene, sizes, whole
-from torch.library import opcheck
+from torch import library
 from torchvision.models.detection._utils import BoxCoder
 from torchvision.models.detection.ssd import SSD
 
@@ -256,11 +256,11 @@ def test_opcheck(device):
     s = scene((2, 40, 5, 4), device)
     matched = match_priors(*s[2:4], s.gt_offsets, backend="torch")
     args = (*s[:5], matched)
-    opcheck(torch.ops.ssdkern.multibox_loss.default, (*args, *NUMBERS))
+    library.opcheck(torch.ops.ssdkern.multibox_loss.default, (*args, *NUMBERS))
     *_, lse, selected = torch.ops.ssdkern.multibox_loss(*args, *NUMBERS)
     one = torch.ones((), device=device)
     args = (one, one, *args, lse, selected, 0.1, 0.2)
-    opcheck(torch.ops.ssdkern.multibox_loss_backward.default, args)
+    library.opcheck(torch.ops.ssdkern.multibox_loss_backward.default, args)
 
 
 @places("multibox_loss")

@@ -3,7 +3,7 @@
 import pytest
 import torch
 from cases import INTERPRETED, assert_same, needs_native, places, random_boxes, scene, whole
-from torch.library import opcheck
+from torch import library
 from torchvision.ops import nms as torchvision_nms
 
 from ssdkern import multiclass_nms
@@ -157,7 +157,7 @@ def test_rejects():
 @needs_native("multiclass_nms")
 def test_opcheck(device):
     args = (*random_input((2, 60, 4), device), 0.01, 0.45, 40, 20)
-    opcheck(torch.ops.ssdkern.multiclass_nms.default, args)
+    library.opcheck(torch.ops.ssdkern.multiclass_nms.default, args)
 
 
 @places("multiclass_nms")

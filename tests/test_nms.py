@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 from cases import INTERPRETED, golden, needs_native, places, random_boxes, whole
-from torch.library import opcheck
+from torch import library
 from torchvision.ops import nms as torchvision_nms
 
 from ssdkern import nms
@@ -116,7 +116,7 @@ def test_no_gradient(device, backend):
 @needs_native("nms")
 def test_opcheck(device):
     args = random_boxes(40).to(device), torch.rand(40, device=device), 0.4
-    opcheck(torch.ops.ssdkern.nms.default, args)
+    library.opcheck(torch.ops.ssdkern.nms.default, args)
 
 
 @places("nms")

@@ -4,7 +4,7 @@ import importlib
 import sys
 
 import torch
-from torch.library import register_fake
+from torch import library
 
 import ssdkern._backend  # noqa: F401  the schemas are there once the libraries are loaded
 
@@ -28,7 +28,7 @@ def fake(name):
 
     def register(function):
         if hasattr(torch.ops.ssdkern, name):
-            register_fake(f"ssdkern::{name}", function)
+            library.register_fake(f"ssdkern::{name}", function)
         return function
 
     return register

@@ -1,7 +1,7 @@
 """Greedy non-maximum suppression within groups."""
 
 import torch
-from torch.library import get_ctx
+from torch import library
 
 from ssdkern._backend import resolve
 from ssdkern.ops._check import as_kernel_input, compute_dtype, want, want_same_device
@@ -54,5 +54,5 @@ def batched_nms_torch(boxes, scores, idxs, iou_threshold):
 
 @fake("batched_nms")
 def _(boxes, scores, idxs, iou_threshold):
-    kept = get_ctx().new_dynamic_size()
+    kept = library.get_ctx().new_dynamic_size()
     return boxes.new_empty(kept, dtype=torch.int64)

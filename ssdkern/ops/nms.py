@@ -1,7 +1,7 @@
 """Greedy non-maximum suppression."""
 
 import torch
-from torch.library import get_ctx
+from torch import library
 
 from ssdkern._backend import resolve
 from ssdkern.ops._check import (
@@ -106,5 +106,5 @@ def suppress(boxes, alive, iou_threshold, most, group=None):
 
 @fake("nms")
 def _(boxes, scores, iou_threshold):
-    kept = get_ctx().new_dynamic_size()
+    kept = library.get_ctx().new_dynamic_size()
     return boxes.new_empty(kept, dtype=torch.int64)

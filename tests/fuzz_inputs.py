@@ -3,7 +3,7 @@
 import os
 
 import torch
-from hypothesis import HealthCheck, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from native_calls import FLOATS, LAYOUTS
 
@@ -20,17 +20,18 @@ ODD = 0.0, -0.0, 1.0, NAN, INF, -INF, 1e25, -1e25, 1e-30
 
 
 def fuzz(examples):
-    """Settings of a fuzz test: so many examples, the same ones each time.
+    """Runs a test on so many examples, drawn from its argument `data`, the same ones each time.
 
     SSDKERN_FUZZ=5000 looks at that many others instead.
     """
     asked = os.environ.get("SSDKERN_FUZZ")
-    return settings(
+    limits = settings(
         max_examples=int(asked or examples),
         derandomize=not asked,
         deadline=None,
         suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
     )
+    return lambda test: limits(given(data=st.data())(test))
 
 
 def both(op, device, *tensors, **kwargs):

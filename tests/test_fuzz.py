@@ -4,13 +4,10 @@ exactly, values through exp and log within 2e-6."""
 import torch
 from cases import assert_same, needs_native
 from fuzz_inputs import INF, NAN, Inputs, assert_values, both, counts, fuzz, iou_thresholds
-from hypothesis import given
-from hypothesis import strategies as st
 from torchvision.ops import nms as torchvision_nms
 
 import ssdkern
 
-data = given(data=st.data())
 CODED = {"scales": (1.0, 1.0, 300.0, 1e-6, 1e10)}
 
 
@@ -27,7 +24,6 @@ def larger_of_pair(boxes):
 
 @needs_native("box_iou")
 @fuzz(150)
-@data
 def test_box_iou(device, data):
     inputs = Inputs(data.draw)
     lead = inputs.one_of((), (1,), (3,), (2, 2), (0,))
@@ -38,7 +34,6 @@ def test_box_iou(device, data):
 
 @needs_native("box_iou_backward")
 @fuzz(60)
-@data
 def test_box_iou_gradient(device, data):
     inputs = Inputs(data.draw)
     sane = {"kinds": ("random", "grid"), "scales": (1.0, 256.0)}
@@ -58,7 +53,6 @@ def test_box_iou_gradient(device, data):
 
 @needs_native("encode_boxes")
 @fuzz(120)
-@data
 def test_encode_boxes(device, data):
     inputs = Inputs(data.draw)
     priors = inputs.boxes(data.draw(counts), **CODED)
@@ -85,7 +79,6 @@ def test_encode_boxes(device, data):
 
 @needs_native("decode_boxes")
 @fuzz(120)
-@data
 def test_decode_boxes(device, data):
     inputs = Inputs(data.draw)
     priors = inputs.boxes(data.draw(counts), **CODED)
@@ -116,7 +109,6 @@ def test_decode_boxes(device, data):
 
 @needs_native("nms")
 @fuzz(150)
-@data
 def test_nms(device, data):
     inputs = Inputs(data.draw)
     boxes = inputs.boxes(data.draw(counts))
@@ -127,7 +119,6 @@ def test_nms(device, data):
 
 @needs_native("nms")
 @fuzz(10)
-@data
 def test_nms_of_many(device, data):
     """Sizes at which sorting and suppression change their ways, against torchvision."""
     inputs = Inputs(data.draw)
@@ -142,7 +133,6 @@ def test_nms_of_many(device, data):
 
 @needs_native("batched_nms")
 @fuzz(120)
-@data
 def test_batched_nms(device, data):
     inputs = Inputs(data.draw)
     boxes = inputs.boxes(data.draw(counts))
@@ -171,7 +161,6 @@ def limits(inputs):
 
 @needs_native("multiclass_nms")
 @fuzz(100)
-@data
 def test_multiclass_nms(device, data):
     inputs = Inputs(data.draw)
     grid = inputs.one_of(0, 1, 2, 3), data.draw(counts)
@@ -204,7 +193,6 @@ def test_detect(device):
     asked = unclear = 0
 
     @fuzz(100)
-    @data
     def check(data):
         nonlocal asked, unclear
         inputs = Inputs(data.draw)

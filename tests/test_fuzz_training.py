@@ -4,12 +4,10 @@ import torch
 import torch.nn.functional as F
 from cases import assert_same, needs_native
 from fuzz_inputs import INF, NAN, Inputs, assert_values, both, counts, fuzz
-from hypothesis import given
 from hypothesis import strategies as st
 
 from ssdkern.ops.encode_boxes import encode_boxes_torch
 
-data = given(data=st.data())
 many = st.sampled_from([127, 128, 129, 191, 1023, 1025]) | counts  # about groups of 64 priors
 truths = st.integers(0, 5) | st.sampled_from([0, 16, 17, 64, 300])
 RATIOS = 3.0, 0.0, 0.1, 1.0, 2.5, 7.0, 1e6
@@ -17,7 +15,6 @@ RATIOS = 3.0, 0.0, 0.1, 1.0, 2.5, 7.0, 1e6
 
 @needs_native("match_priors")
 @fuzz(150)
-@data
 def test_match_priors(device, data):
     inputs = Inputs(data.draw)
     priors = inputs.boxes(data.draw(many))
@@ -36,7 +33,6 @@ def test_match_priors(device, data):
 
 @needs_native("mine_hard_negatives")
 @fuzz(150)
-@data
 def test_mine_hard_negatives(device, data):
     inputs = Inputs(data.draw)
     grid = inputs.one_of(0, 1, 2, 4), data.draw(many)
@@ -67,7 +63,6 @@ def check_mined(background, logits, matched, selected, ratio):
 
 @needs_native("multibox_loss")
 @fuzz(120)
-@data
 def test_multibox_loss(device, data):
     inputs = Inputs(data.draw)
     batch, count, classes = (
@@ -127,7 +122,6 @@ def test_multibox_loss(device, data):
 
 @needs_native("multibox_loss")
 @fuzz(40)
-@data
 def test_loss_of_anything(device, data):
     """Huge logits and boxes without area give no NaN; NaN and infinity are survived."""
     inputs = Inputs(data.draw)

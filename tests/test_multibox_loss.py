@@ -158,6 +158,19 @@ def test_ties_go_to_the_lowest_prior(device, backend):
 
 
 @places("multibox_loss")
+def test_equal_rows_tie_whatever_lies_beside_them(device, backend):
+    """A row of huge logits, here a positive, leaves the losses of its neighbours as they are."""
+    s = scene((24, 137, 21, 24), device)
+    s = s._replace(logits=s.logits[:, :1].repeat(1, 137, 1))
+    s.logits[:, 40] *= 200
+    matched = torch.full((24, 137), -1, device=device)
+    matched[:, 40] = torch.arange(24, device=device)
+    _, (grad, _) = loss_and_gradients(s, backend, matched=matched)
+    touched = (grad != 0).any(-1)
+    assert touched[:, :3].all() and not touched[:, 3:40].any() and not touched[:, 41:].any()
+
+
+@places("multibox_loss")
 def test_ignored_priors(device, backend):
     """-2 takes no part: no loss, no gradient, never a negative."""
     s = scene((3, 60, 4, 3), device)

@@ -68,21 +68,28 @@ SSDKERN_INLINE bool plain_log_sum_exp(const T* x, int rows, int64_t classes, Vec
   return bits(fits & (splat(88.0f) > most) & (least > splat(-87.3f))) == 0xffff;
 }
 
+// logsumexp of up to kLanes rows. Whether a row takes the plain way hangs on its own logits alone:
+// equal rows give equal bits, whatever lies beside them.
+template <typename T, typename S>
+SSDKERN_INLINE void log_sum_exp_lanes(const T* x, int rows, int64_t classes, S* lse) {
+  if constexpr (std::is_same_v<S, float>) {
+    Vec<S> found;
+    if (plain_log_sum_exp(x, rows, classes, found)) return store_part(lse, found, rows);
+    for (int row = 0; row < rows; ++row, x += classes) {
+      if (!plain_log_sum_exp(x, 1, classes, found)) found = log_sum_exp<T, S>(x, 1, classes);
+      store_part(lse + row, found, 1);
+    }
+  } else {
+    store_part(lse, log_sum_exp<T, S>(x, rows, classes), rows);
+  }
+}
+
 // logsumexp of each of `count` rows of `logits` [count, classes].
 template <typename T, typename S>
 void log_sum_exp_rows(const T* logits, int64_t count, int64_t classes, S* lse) {
-  for (int64_t first = 0; first < count; first += kLanes) {
-    const int rows = int(std::min<int64_t>(kLanes, count - first));
-    const T* x = logits + first * classes;
-    Vec<S> found;
-    if constexpr (std::is_same_v<S, float>) {
-      if (plain_log_sum_exp(x, rows, classes, found)) {
-        store_part(lse + first, found, rows);
-        continue;
-      }
-    }
-    store_part(lse + first, log_sum_exp<T, S>(x, rows, classes), rows);
-  }
+  for (int64_t first = 0; first < count; first += kLanes)
+    log_sum_exp_lanes(logits + first * classes, int(std::min<int64_t>(kLanes, count - first)),
+                      classes, lse + first);
 }
 
 // The gradient of one selected row: (softmax - one at `label`) * scale.

@@ -78,8 +78,7 @@ class Processes(Group):
         self._leaving = threading.Event()
 
     def __enter__(self):
-        if self._local < torch.cuda.device_count():
-            torch.cuda.set_device(self._local)
+        self.take_gpu()
         store, rank, size = next(rendezvous("env://"))
         self._store = dist.PrefixStore("ssdkern", store)
         dist.init_process_group(
@@ -133,12 +132,24 @@ class Processes(Group):
             dist.broadcast(buffer, 0)
 
     def wrap(self, module):
-        devices = None
-        if next(module.parameters()).is_cuda:
-            count, devices = torch.cuda.device_count(), [self._local]
-            if self._local >= count:
-                raise RuntimeError(f"want a GPU for each process here, got {count} for {self.name}")
+        device = next(module.parameters()).device
+        if device.type == "cuda":
+            self.want_own_gpu(str(torch.cuda.get_device_properties(device).uuid))
+        devices = [device.index] if device.type == "cuda" else None
         return DistributedDataParallel(module, devices, gradient_as_bucket_view=True)
+
+    def take_gpu(self):
+        """Makes the GPU of this process the current one, where there is one."""
+        count = torch.cuda.device_count()
+        index = 0 if count == 1 else self._local  # SLURM may show each process its own alone
+        if index < count:
+            torch.cuda.set_device(index)
+
+    def want_own_gpu(self, uuid):
+        """Refuses a GPU that another process has, too; all processes call it."""
+        sharing = [name for other, name in self.gather((uuid, self.name)) if other == uuid]
+        if len(sharing) > 1:
+            raise ValueError(f"want a GPU for each process, got one for {' and '.join(sharing)}")
 
     def _watch(self, store):
         while not self._leaving.wait(_LOOK_SECONDS):
@@ -180,6 +191,13 @@ class Processes(Group):
         end = time.monotonic() + _TOLD_SECONDS
         while self._store.add(key, 0) < count and time.monotonic() < end:
             time.sleep(_LOOK_SECONDS / 10)
+
+
+def own_cores():
+    """Cores of this machine for each of the processes that torchrun started on it, at least 1."""
+    known = hasattr(os, "sched_getaffinity")
+    cores = len(os.sched_getaffinity(0)) if known else os.cpu_count() or 1
+    return max(1, cores // int(os.environ.get("LOCAL_WORLD_SIZE", 1)))
 
 
 def join():

@@ -57,7 +57,8 @@ class Scenes(SyntheticScenes):
 def run(output, processes, batch, state=None, on_step=None, scenes=None, **more):
     """A short run whose steps are of `batch` images in all; returns its exit code and trainer."""
     given = {"data": "scenes", "model": "plain", "image_size": 40, "steps": 4, "workers": 0}
-    given |= {"optimizer": "sgd", "lr": 0.02, "quiet": True, "output": str(output), **more}
+    given |= {"optimizer": "sgd", "lr": 0.02, "quiet": True, "device": "cpu"}
+    given |= {"output": str(output), **more}
     given["batch_size"] = batch // processes.size // given.get("accumulate", 1)
     options, recipe = settle(given, state, processes.size)
     return fit(options, recipe, scenes or Scenes(), None, state, on_step, processes)

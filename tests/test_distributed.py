@@ -14,7 +14,7 @@ from distributed_worker import everything
 from safetensors.torch import load_file
 
 from ssdkern.data.loader import sample_order
-from ssdkern.distributed import Group, join
+from ssdkern.distributed import Group, Processes, join, own_cores
 from ssdkern.train import settle
 
 WORKER = str(Path(__file__).with_name("distributed_worker.py"))
@@ -110,7 +110,7 @@ def test_a_loss_that_is_not_finite_names_the_rank(tmp_path):
 
 
 def test_settings_of_several_processes(tmp_path):
-    given = {"data": "scenes", "output": str(tmp_path), "model": "ssd_tiny"}
+    given = {"data": "scenes", "output": str(tmp_path), "model": "ssd_tiny", "device": "cpu"}
     options, recipe = settle({**given, "recipe": "voc07"}, processes=4)
     assert options.batch_size == 8 and recipe.lr == pytest.approx(1e-3)
     options, recipe = settle({**given, "recipe": "voc07", "batch_size": 32}, processes=4)
@@ -118,7 +118,48 @@ def test_settings_of_several_processes(tmp_path):
     with pytest.raises(ValueError, match="want 4 processes, as the run had, got 2"):
         settle({"output": str(tmp_path)}, {"options": vars(options)}, processes=2)
     with pytest.raises(ValueError, match="want --device cuda with --sync-norms, got cpu"):
-        settle({**given, "sync_norms": True, "device": "cpu"})
+        settle({**given, "sync_norms": True})
+    several = "want --device cuda, of which each of 4 processes takes its own, got cuda:0"
+    with pytest.raises(ValueError, match=several):
+        settle({**given, "device": "cuda:0"}, processes=4)
+    assert settle({**given, "device": "cuda:0"})[0].device == "cuda:0"
+
+
+@pytest.fixture
+def third(monkeypatch):
+    """The third of four processes, before it joins."""
+    for name, value in (("RANK", 2), ("LOCAL_RANK", 2), ("WORLD_SIZE", 4)):
+        monkeypatch.setenv(name, str(value))
+    monkeypatch.setattr(socket, "gethostname", lambda: "host")
+    return Processes()
+
+
+@pytest.mark.parametrize(("count", "index"), [(1, 0), (4, 2), (2, None), (0, None)])
+def test_the_gpu_of_a_process(third, monkeypatch, count, index):
+    """Its own of all, or the only one that it is shown."""
+    taken = []
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: count)
+    monkeypatch.setattr(torch.cuda, "set_device", taken.append)
+    third.take_gpu()
+    assert taken == ([] if index is None else [index])
+
+
+def test_processes_that_share_a_gpu_are_named(third, monkeypatch):
+    others = [("GPU-a", "rank 0 of 4 on host"), ("GPU-b", "rank 1 of 4 on host")]
+    monkeypatch.setattr(third, "gather", lambda own: [*others, own])
+    third.want_own_gpu("GPU-c")
+    names = "rank 1 of 4 on host and rank 2 of 4 on host"
+    with pytest.raises(ValueError, match=f"want a GPU for each process, got one for {names}"):
+        third.want_own_gpu("GPU-b")
+
+
+def test_cores_are_shared_out(monkeypatch):
+    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: set(range(12)), raising=False)
+    monkeypatch.delenv("LOCAL_WORLD_SIZE", raising=False)
+    assert own_cores() == 12
+    for processes, cores in ((4, 3), (5, 2), (16, 1)):
+        monkeypatch.setenv("LOCAL_WORLD_SIZE", str(processes))
+        assert own_cores() == cores
 
 
 def test_alone_without_torchrun(monkeypatch):

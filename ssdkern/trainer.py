@@ -17,6 +17,7 @@ from ssdkern.checkpoint import atomic_write, save_state, save_weights
 from ssdkern.data import BatchKeys, TrainTransform, make_loader
 from ssdkern.distributed import Group
 from ssdkern.evaluate import evaluate
+from ssdkern.graphs import tuned
 from ssdkern.stepper import Stepper
 from ssdkern.stop import StopSignal
 
@@ -77,7 +78,7 @@ class Trainer:
 
     def state(self):
         """Everything that `restore` needs to go on exactly, as tensors and plain values."""
-        cuda = torch.cuda.get_rng_state_all() if self.device.type == "cuda" else []
+        cuda = [torch.cuda.get_rng_state(self.device)] if self.device.type == "cuda" else []
         return {
             "step": self.step,
             "elapsed": self.elapsed,
@@ -100,7 +101,8 @@ class Trainer:
             self.ema.load_state_dict(state["ema"])
         torch.set_rng_state(state["rng"])
         if state["cuda_rng"] and self.device.type == "cuda":
-            torch.cuda.set_rng_state_all(state["cuda_rng"])
+            own = min(self.device.index, len(state["cuda_rng"]) - 1)  # once all GPUs' were saved
+            torch.cuda.set_rng_state(state["cuda_rng"][own], self.device)
 
     def save(self):
         """Write ``state/last.pt``, ``weights/last.safetensors`` and ``results.csv``."""
@@ -147,7 +149,7 @@ class Trainer:
             disable=self.options.quiet or self.processes.rank > 0,
             mininterval=0.5 if sys.stderr.isatty() else 30,
         )
-        with StopSignal() as stop, bar:
+        with StopSignal() as stop, bar, tuned():
             batches = iter(loader)
             self.model.train()
             while self.progress < 1:
@@ -157,10 +159,9 @@ class Trainer:
                 if number := self.processes.highest(stop.number):
                     break
                 self._step(batch)
-                spent = time.perf_counter() - clock
-                self.elapsed = self.processes.highest(self.elapsed + spent)
+                self._count(clock)
                 self.step += 1
-                self._waited, self._spent = self._waited + waited, self._spent + spent
+                self._waited += waited
                 self._steps += 1
                 if self.device.type == "cpu" or self.step % _READ_EVERY == 0:
                     self._look()
@@ -168,10 +169,12 @@ class Trainer:
                 bar.set_postfix_str(self._status(), refresh=False)
                 if on_step:
                     on_step(self)
-                if self.epoch > before or self._due(before) or self.progress >= 1:
-                    self._record(stop, bar, self._due(before) or self.progress >= 1)
-                elif self.elapsed - self._saved > _SAVE_SECONDS:
-                    self.save()
+                if self._records(before) or self.elapsed - self._saved > _SAVE_SECONDS:
+                    self._look()  # the wait may bring more to do
+                    if self._records(before):
+                        self._record(stop, bar, self._due(before) or self.progress >= 1)
+                    else:
+                        self.save()
         if number or self._saved < self.elapsed:
             self.save()
         return 128 + number if number else 0
@@ -222,10 +225,17 @@ class Trainer:
         losses, own = self.stepper(batches, self.recipe.factor(self.progress))
         self._window.append((self.step, losses, own))
 
+    def _count(self, clock):
+        """Adds the time since `clock` to that of training, which is the slowest process's."""
+        spent = time.perf_counter() - clock
+        self.elapsed = self.processes.highest(self.elapsed + spent)
+        self._spent += spent
+
     def _look(self):
-        """Read the losses of the last steps, which waits for the device."""
+        """Read the losses of the last steps, which waits for the device: time of training."""
         if not self._window:
             return
+        clock = time.perf_counter()
         steps, losses, own = zip(*self._window, strict=True)
         self._window = []
         values, shares = torch.stack(losses).cpu().numpy(), torch.stack(own).cpu().numpy()
@@ -236,6 +246,7 @@ class Trainer:
                 raise NonFiniteLossError("; ".join(found))
         self._sums += values.sum(0)
         self._read += len(values)
+        self._count(clock)
 
     def _describe(self, step, value):
         options = self.options
@@ -280,9 +291,12 @@ class Trainer:
             return self.epoch // every > before // every
         return math.floor(10 * self.progress) > self._mark
 
+    def _records(self, before):
+        """Whether the record gets a row now, `before` being the epoch before this step."""
+        return self.epoch > before or self._due(before) or self.progress >= 1
+
     def _record(self, stop, bar, due):
         """Add a row to the record, and evaluate if that is due."""
-        self._look()
         localization, classification = (self._sums / max(self._read, 1)).tolist()
         spent = max(self._spent, 1e-9)
         score = None

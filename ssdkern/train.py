@@ -2,8 +2,10 @@
 
 ``python -m ssdkern.train --data PATH --model ssd300_mobilenet_v2 --max-minutes 4 --output runs/a``
 leaves in the output folder ``weights/{last,best}.safetensors``, ``state/last.pt`` to resume from,
-``results.csv`` and ``args.yaml``. A run with a budget of steps or epochs is the same every time on
-the same machine, interrupted and resumed or not; one with a budget of minutes depends on the clock.
+``results.csv`` and ``args.yaml``. On a CPU a run with a budget of steps or epochs is the same every
+time on the same machine, interrupted and resumed or not; on a GPU the pictures and their order are,
+but not the weights, as libraries add up gradients in no fixed order. One with a budget of minutes
+depends on the clock.
 
 ``torchrun --nproc-per-node K -m ssdkern.train`` spreads a step over K processes, of any number of
 machines: K of them with batches of b have the gradients of one with K * b. Batch normalisation is
@@ -12,7 +14,6 @@ of each process's batch; ``--sync-norms`` makes it of all on GPUs.
 
 import argparse
 import math
-import os
 import sys
 import time
 from dataclasses import fields, replace
@@ -22,10 +23,11 @@ import torch
 import yaml
 
 import ssdkern
-from ssdkern import weights
+from ssdkern import weights, why_not
+from ssdkern._backend import resolve
 from ssdkern.checkpoint import atomic_write, load_matching, load_state, read_info
 from ssdkern.data import check, open_dataset, summarize
-from ssdkern.distributed import join
+from ssdkern.distributed import join, own_cores
 from ssdkern.frozen import hold_pretrained
 from ssdkern.memory import keep_freed_memory
 from ssdkern.model import MODELS, build, from_config
@@ -37,7 +39,8 @@ _DEFAULTS = {
     "split": "train",
     "eval_split": "val",
     "accumulate": 1,
-    "workers": min(4, os.cpu_count() or 1) if torch.cuda.is_available() else 1,
+    # an image costs a core about 3 ms, so 16 feed 5,000 a second; a CPU has the network to run, too
+    "workers": min(16, own_cores()) if torch.cuda.is_available() else 1,
     "device": "cuda" if torch.cuda.is_available() else "cpu",
     "amp": "off",
     "seed": 0,
@@ -46,7 +49,7 @@ _DEFAULTS = {
 _EPOCHS = 100  # where neither the caller nor the recipe says how long
 # what may be another on the way than it was at the start
 _FREE = {"output", "resume", "workers", "device", "epochs", "steps", "max_minutes", "eval_every"}
-_FREE |= {"quiet", "dry_run"}
+_FREE |= {"quiet", "dry_run", "backend", "compile", "cuda_graph"}
 
 
 def parser():
@@ -94,9 +97,15 @@ def parser():
     args.add_argument("--device")
     args.add_argument("--backend", choices=("native", "triton", "torch"), help="of every op")
     args.add_argument("--amp", choices=("off", "bf16"), help="compute in bfloat16")
-    args.add_argument("--compile", action="store_true", help="torch.compile the network and loss")
     args.add_argument(
-        "--cuda-graph", action="store_true", help="record a step once and replay it, on one GPU"
+        "--compile",
+        action=argparse.BooleanOptionalAction,
+        help="torch.compile the network and loss",
+    )
+    args.add_argument(
+        "--cuda-graph",
+        action=argparse.BooleanOptionalAction,
+        help="record a step once and replay it, on one GPU",
     )
     args.add_argument(
         "--sync-norms", action="store_true", help="batch normalisation over the GPUs of torchrun"
@@ -152,17 +161,31 @@ def settle(given, state=None, processes=1):
     if not (options.epochs or options.steps or options.max_minutes):
         options.steps = recipe.steps
         options.epochs = None if recipe.steps else _EPOCHS
-    for name in ("sync_norms", "cuda_graph"):
-        if getattr(options, name) and torch.device(options.device).type != "cuda":
-            option = f"--{name.replace('_', '-')}"
-            raise ValueError(f"want --device cuda with {option}, got {options.device}")
-    if options.cuda_graph and processes > 1:
-        raise ValueError(f"want one process with --cuda-graph, got {processes}")
+    _check_device(options, torch.device(options.device), processes)
     for name in ("batch_size", "accumulate", "epochs", "steps", "max_minutes", "lr"):
         value = getattr(options, name)
         if value is not None and value <= 0:
             raise ValueError(f"want --{name.replace('_', '-')} above 0, got {value}")
     return options, recipe
+
+
+def _check_device(options, device, processes):
+    for name in ("sync_norms", "cuda_graph"):
+        if getattr(options, name) and device.type != "cuda":
+            option = f"--{name.replace('_', '-')}"
+            raise ValueError(f"want --device cuda with {option}, got {device}")
+    if processes > 1 and device.index is not None:
+        raise ValueError(
+            f"want --device {device.type}, of which each of {processes} processes takes its own, "
+            f"got {device}"
+        )
+    if options.cuda_graph and processes > 1:
+        raise ValueError(f"want one process with --cuda-graph, got {processes}")
+    for op in ("match_priors", "multibox_loss", "detect"):
+        if options.backend and (reason := why_not(op, options.backend, device)):
+            raise ValueError(f"want a --backend for {device}, got {options.backend}: {reason}")
+        if options.cuda_graph and resolve(op, options.backend, device) == "torch":
+            raise ValueError(f"want native or Triton kernels of {op} with --cuda-graph, got torch")
 
 
 def make_model(options, recipe, num_classes):

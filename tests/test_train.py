@@ -4,17 +4,19 @@ import csv
 import math
 import os
 import signal
+from types import SimpleNamespace
 
 import pytest
 import torch
 from safetensors.torch import load_file
 from torch.optim.swa_utils import AveragedModel
 
+from ssdkern.checkpoint import load_state
 from ssdkern.data import SyntheticScenes
 from ssdkern.recipes import RECIPES
 from ssdkern.stepper import update_average
-from ssdkern.train import fit, main, settle
-from ssdkern.trainer import NonFiniteLossError
+from ssdkern.train import fit, main, parser, settle
+from ssdkern.trainer import NonFiniteLossError, Trainer
 
 
 class Scenes(SyntheticScenes):
@@ -26,7 +28,8 @@ class Scenes(SyntheticScenes):
 
 def options(output, state=None, **more):
     given = {"data": "scenes", "model": "ssd_tiny", "image_size": 40, "batch_size": 4}
-    given |= {"steps": 50, "quiet": True, "workers": 0, "output": str(output), **more}
+    given |= {"steps": 50, "quiet": True, "workers": 0, "device": "cpu"}
+    given |= {"output": str(output), **more}
     return settle(given, state)
 
 
@@ -151,6 +154,33 @@ def test_a_budget_of_minutes_anneals_to_the_end(tmp_path):
     assert max(rates) > 0.5 * trainer.recipe.lr and rates[-1] < 0.1 * trainer.recipe.lr
 
 
+@pytest.mark.parametrize("every", [1, 1000])
+def test_waits_for_the_device_are_time_of_training(tmp_path, monkeypatch, every):
+    """Looked at after every step, or like a GPU after many, here where a row is due."""
+    now, step = [0.0], Trainer._step
+
+    class Late(torch.Tensor):
+        def cpu(self):
+            now[0] += 1
+            return self.as_subclass(torch.Tensor)
+
+    def late(trainer, batches):
+        step(trainer, batches)
+        number, *losses = trainer._window[-1]
+        trainer._window[-1] = (number, *(each.as_subclass(Late) for each in losses))
+        trainer.device = torch.device("cpu" if every == 1 else "cuda")
+
+    monkeypatch.setattr(Trainer, "_step", late)
+    monkeypatch.setattr("ssdkern.trainer.time", SimpleNamespace(perf_counter=lambda: now[0]))
+    monkeypatch.setattr("ssdkern.trainer._READ_EVERY", every)
+    monkeypatch.setattr(torch.cuda, "get_rng_state", lambda device: torch.get_rng_state())
+    _, trainer = train(tmp_path, steps=20, augment="none")
+    looks = 20 if every == 1 else len(trainer.rows)
+    assert trainer.elapsed == now[0] == 2 * looks
+    # of two steps, with a look at both or at the second
+    assert trainer.rows[0]["images_per_second"] == (2 if every == 1 else 4)
+
+
 def test_schedules_follow_the_paper():
     recipe = RECIPES["voc0712-star"]
     assert recipe.steps == 120_000 and recipe.batch_size == 32
@@ -196,6 +226,31 @@ def test_resuming_another_run_is_refused(whole, tmp_path):
     assert settings.steps == 80 and settings.model == "ssd_tiny"
 
 
+def test_a_run_of_a_gpu_goes_on_without(tmp_path):
+    """What makes a step fast but not another one is given up or taken up on the way."""
+    given = parser().parse_args(["--output", str(tmp_path), "--data", "scenes", "--cuda-graph"])
+    settings, _ = settle({**vars(given), "compile": True, "device": "cuda", "backend": "triton"})
+    state = {"options": vars(settings)}
+    with pytest.raises(ValueError, match="want --device cuda with --cuda-graph, got cpu"):
+        settle({"output": str(tmp_path), "device": "cpu"}, state)
+    words = ["--output", str(tmp_path), "--device", "cpu", "--no-cuda-graph", "--no-compile"]
+    given = vars(parser().parse_args([*words, "--backend", "torch"]))
+    settings, _ = settle(given, state)
+    assert not settings.cuda_graph and not settings.compile and settings.backend == "torch"
+    with pytest.raises(ValueError, match="want --sync-norms None as the run had, got True"):
+        settle({**given, "sync_norms": True}, state)
+
+
+@pytest.mark.parametrize("saved", [1, 4])
+def test_a_state_of_more_gpus_is_taken_up(tmp_path, monkeypatch, saved):
+    _, trainer = train(tmp_path, steps=1)
+    states, restored = [torch.tensor([number]) for number in range(saved)], []
+    monkeypatch.setattr(torch.cuda, "set_rng_state", lambda *given: restored.append(given))
+    trainer.device = torch.device("cuda", 2)
+    trainer.restore({**load_state(tmp_path / "state/last.pt"), "cuda_rng": states})
+    assert restored == [(states[min(saved - 1, 2)], trainer.device)]
+
+
 def test_bad_arguments_are_named(capsys, tmp_path):
     assert main(["--data", str(tmp_path / "none"), "--output", str(tmp_path / "run")]) == 1
     assert "none" in capsys.readouterr().err
@@ -203,6 +258,12 @@ def test_bad_arguments_are_named(capsys, tmp_path):
     assert "want --data with a folder, got none" in capsys.readouterr().err
     with pytest.raises(ValueError, match="want --lr above 0, got -1"):
         options(tmp_path, lr=-1)
+    command = ["--data", "scenes", "--output", str(tmp_path / "run"), "--device", "cuda"]
+    assert main([*command, "--cuda-graph", "--backend", "torch"]) == 1
+    kernels = "want native or Triton kernels of match_priors with --cuda-graph, got torch"
+    assert kernels in capsys.readouterr().err
+    with pytest.raises(ValueError, match="want a --backend for cpu, got triton: triton runs on"):
+        options(tmp_path, backend="triton")
     assert not math.isnan(RECIPES["small"].lr)
 
 

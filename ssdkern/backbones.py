@@ -83,9 +83,16 @@ class L2Norm(nn.Module):
         self.weight = nn.Parameter(torch.full((channels,), scale))
 
     def forward(self, x):
-        x = x.float()  # squares of half precision would overflow
-        norm = x.square().sum(1, keepdim=True).add(1e-10).sqrt()
-        return x / norm * self.weight[:, None, None]
+        if x.dtype == torch.float32:
+            # sqrt(sum + 1e-10); exporters to ONNX drop a sum with as little as that
+            norm = x.square().sum(1, keepdim=True).mul(1e10).add(1).sqrt().mul(1e-5)
+            return x / norm * self.weight[:, None, None]
+        # with the mean in place of the sum one kernel reads and writes half precision once
+        channels = len(self.weight)
+        weight = (self.weight / math.sqrt(channels)).to(x.dtype)
+        with torch.autocast(x.device.type, enabled=False):  # it would convert to float32
+            x = F.rms_norm(x.permute(0, 2, 3, 1), (channels,), weight, 1e-10 / channels)
+        return x.permute(0, 3, 1, 2)
 
 
 def _vgg_trunk(atrous):

@@ -5,6 +5,7 @@ import math
 
 import pytest
 import torch
+from cases import whole
 from torch import nn
 
 from ssdkern.backbones import (
@@ -97,7 +98,56 @@ def test_l2norm():
     norm(zero).sum().backward()
     assert zero.grad.isfinite().all()
     half = torch.full((1, 3, 1, 1), 6e4, dtype=torch.float16)
-    torch.testing.assert_close(norm(half).flatten(), torch.full((3,), 20 / math.sqrt(3)))
+    torch.testing.assert_close(norm(half).flatten(), torch.full((3,), 20 / math.sqrt(3)).half())
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16, torch.float64])
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+def test_l2norm_in_every_precision(dtype, layout):
+    """Values and gradients by the formula in float64, each off by its own rounding alone."""
+    norm = L2Norm(64)
+    nn.init.uniform_(norm.weight, 5, 25)
+    x = (3 * torch.randn(2, 64, 5, 4)).relu().to(dtype).contiguous(memory_format=layout)
+    x[0, :, 1] = 0
+    x.requires_grad_()
+    exact, weight = (t.detach().double().requires_grad_() for t in (x, norm.weight))
+    expected = exact / exact.square().sum(1, keepdim=True).add(1e-10).sqrt()
+    expected = expected * weight[:, None, None]
+    ahead = torch.randn(x.shape, dtype=torch.float64)
+    autocast = dtype in (torch.bfloat16, torch.float16)
+    with torch.autocast("cpu", dtype if autocast else None, enabled=autocast):
+        found = norm(x)
+    assert found.dtype == dtype
+    found.backward(ahead.to(dtype))
+    expected.backward(ahead.to(dtype).double())
+    bound = 4 * max(torch.finfo(dtype).eps, torch.finfo(torch.float32).eps)
+    for one, other in ((found, expected), (norm.weight.grad, weight.grad)):
+        assert (one.double() - other).abs().max() < bound * other.abs().max()
+    alive = expected.detach().any(1, keepdim=True).expand_as(x)
+    error = (x.grad.double() - exact.grad).abs()
+    assert error[alive].max() < bound * exact.grad[alive].abs().max()
+    if dtype != torch.float16:  # whose range ends below 1 / sqrt(1e-10)
+        assert x.grad.isfinite().all()
+
+
+def test_l2norm_is_one_graph_under_autocast():
+    norm, x = L2Norm(16), torch.randn(2, 16, 3, 3).bfloat16()
+    with torch.autocast("cpu", torch.bfloat16):
+        torch.testing.assert_close(whole(norm)(x), norm(x))
+
+
+def test_l2norm_of_nothing_is_nothing_in_onnx(tmp_path):
+    """Where all channels are 0 no exporter may divide 0 by 0."""
+    pytest.importorskip("onnxscript")
+    runtime = pytest.importorskip("onnxruntime")
+    x = torch.randn(1, 16, 3, 3)
+    x[:, :, 1] = 0
+    norm, file = L2Norm(16).eval(), tmp_path / "norm.onnx"
+    torch.onnx.export(norm, (x,), file, dynamo=True, verbose=False)
+    session = runtime.InferenceSession(file, providers=["CPUExecutionProvider"])
+    (found,) = session.run(None, {session.get_inputs()[0].name: x.numpy()})
+    with torch.no_grad():
+        torch.testing.assert_close(torch.from_numpy(found), norm(x), rtol=1e-5, atol=1e-5)
 
 
 def test_caffe_xavier():

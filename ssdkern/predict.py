@@ -18,10 +18,10 @@ from ssdkern.checkpoint import load_model
 from ssdkern.data import EvalTransform, Sample, open_image
 from ssdkern.data.images import IMAGE_SUFFIXES
 from ssdkern.draw import above, draw_boxes
-from ssdkern.evaluate import pixel_detections
+from ssdkern.evaluate import detect_batch, pixel_detections
 
 
-def predict(model, images, *, score_threshold=0.5, backend=None):
+def predict(model, images, *, score_threshold=0.5, backend=None, amp="off"):
     """Detect objects in images of any size.
 
     Args:
@@ -29,6 +29,7 @@ def predict(model, images, *, score_threshold=0.5, backend=None):
         images: list of uint8 arrays [H, W, 3], RGB.
         score_threshold: detections below it are left out.
         backend: of `ssdkern.detect`.
+        amp: ``"bf16"`` computes the network in bfloat16.
 
     Returns:
         list[ImageDetections]: boxes xyxy in pixels of each image, scores, labels from 1; by
@@ -39,9 +40,8 @@ def predict(model, images, *, score_threshold=0.5, backend=None):
     transform, device = EvalTransform(model.image_size), next(model.parameters()).device
     none = np.zeros((0, 4), np.float32), np.zeros(0, np.int64)
     samples = [Sample(*none, image.shape[:2], image) for image in images]
-    batch = torch.stack([transform(sample, None)[0] for sample in samples]).to(device)
-    with torch.inference_mode():
-        found = model.detect(batch, backend=backend)
+    batch = torch.stack([transform(sample, None)[0] for sample in samples])
+    found = detect_batch(model, batch, device, backend, amp)
     sizes = [sample.size for sample in samples]
     return [above(each, score_threshold) for each in pixel_detections(found, sizes)]
 
@@ -82,11 +82,11 @@ def _identity(path):
     return status.st_dev, status.st_ino
 
 
-def predict_files(model, class_names, pictures, folder, *, score_threshold=0.5, backend=None):
+def predict_files(model, class_names, pictures, folder, **options):
     """Detect in picture files and write the drawn pictures and ``predictions.json``.
 
     Args:
-        model, score_threshold, backend: of `predict`.
+        model, **options: of `predict`.
         class_names: of labels 1..C-1.
         pictures (list[Path]): a file that is no picture is named in the json and skipped.
         folder (Path): for the results; inputs in it are never overwritten.
@@ -104,7 +104,7 @@ def predict_files(model, class_names, pictures, folder, *, score_threshold=0.5, 
         except ValueError as error:
             row["error"] = str(error)
         else:
-            (found,) = predict(model, [image], score_threshold=score_threshold, backend=backend)
+            (found,) = predict(model, [image], **options)
             target = _free_name(folder, picture, inputs, used)
             drawn = draw_boxes(
                 image, found.boxes, found.labels, scores=found.scores, class_names=class_names
@@ -135,6 +135,7 @@ def parser():
     args.add_argument("--output", default="runs/predict", help="default: runs/predict")
     args.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     args.add_argument("--backend", choices=("native", "triton", "torch"), help="default: the best")
+    args.add_argument("--amp", choices=("off", "bf16"), default="off", help="compute in bfloat16")
     return args
 
 
@@ -151,6 +152,7 @@ def main(argv=None):
             Path(args.output),
             score_threshold=args.score_threshold,
             backend=args.backend,
+            amp=args.amp,
         )
         failed = 0
         for row in rows:

@@ -43,6 +43,21 @@ def test_channels_last_weights_come_back(model, tmp_path):
         assert torch.equal(loaded.state_dict()[name], tensor), name
 
 
+def test_on_a_gpu_weights_lie_in_channels_last(model, tmp_path, monkeypatch):
+    path, to, moves = tmp_path / "last.safetensors", torch.nn.Module.to, []
+
+    def watched(self, device, **layout):
+        moves.append(device)
+        return to(self, "cpu", **layout)
+
+    save_weights(path, model.to(memory_format=torch.contiguous_format), ["a", "b"])
+    monkeypatch.setattr(torch.nn.Module, "to", watched)
+    for device, last in (("cpu", False), ("cuda:1", True)):
+        weight = load_model(path, device)[0].conf[0].weight
+        assert weight.is_contiguous(memory_format=torch.channels_last) == last
+    assert moves == ["cpu", "cuda:1"]
+
+
 def test_a_failed_write_leaves_the_old_file(tmp_path):
     path = tmp_path / "a.txt"
     path.write_text("old")

@@ -17,6 +17,7 @@ from ssdkern.checkpoint import save_weights
 from ssdkern.coco import coco_evaluate, coco_results
 from ssdkern.data import open_dataset
 from ssdkern.evaluate import evaluate, main, pixel_detections, save
+from ssdkern.predict import predict
 
 DATA = os.environ.get("SSDKERN_TEST_DATA")
 needs_data = pytest.mark.skipif(not DATA, reason="SSDKERN_TEST_DATA names no folder of real data")
@@ -202,19 +203,41 @@ def test_command(tmp_path, capsys):
     weights = tmp_path / "tiny.safetensors"
     save_weights(weights, ssdkern.ssd_tiny(4, 64), ["cat", "dog", "emu"])
     command = ["--weights", str(weights), "--data", str(tmp_path / "voc"), "--workers", "0"]
+    command += ["--device", "cpu"]
     for metric in ("voc07", "coco"):
         out = tmp_path / metric
-        assert main([*command, "--metric", metric, "--device", "cpu", "--output", str(out)]) == 0
+        assert main([*command, "--metric", metric, "--output", str(out)]) == 0
         last = capsys.readouterr().out.splitlines()[-1]
         assert last.startswith("mAP@0.5 = 0.")
         written = json.loads((out / "metrics.json").read_text())
         assert f"{written['map50']:.3f}" == last.split()[-1]
         assert (written["metric"], written["num_images"]) == (metric, 5)
+    assert main([*command, "--amp", "bf16"]) == 0
+    half = capsys.readouterr().out.splitlines()[-1]
+    assert float(half.split()[-1]) == pytest.approx(written["map50"], abs=0.1)
     assert main([*command, "--split", "nowhere"]) == 1
     assert "nowhere" in capsys.readouterr().err
     command[1] = str(tmp_path / "absent.safetensors")
     assert main(command) == 1
     assert "absent" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("amp", ["off", "bf16"])
+def test_the_network_alone_computes_in_bfloat16(voc, tmp_path, amp):
+    """In evaluation and prediction, where asked; scores and boxes are float32 all the same."""
+    seen = []
+
+    class Watched(Oracle):
+        def detect(self, images, backend=None):
+            product = self.weight[None] @ self.weight[:, None]
+            seen.append((product.dtype, torch.is_inference(product)))
+            return super().detect(images, backend)
+
+    report = evaluate(Watched(), voc, amp=amp)
+    assert report.map50 == pytest.approx(1)
+    (found,) = predict(Watched(), [np.zeros((40, 60, 3), np.uint8)], amp=amp)
+    assert found.scores.dtype == np.float32
+    assert seen == [(torch.bfloat16 if amp == "bf16" else torch.float32, True)] * 2
 
 
 @needs_data

@@ -7,6 +7,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from ssdkern.backbones import caffe_xavier_, conv_bn, feature_shapes
+from ssdkern.lists import list_detections, pack_targets, send, sides_of
 from ssdkern.ops import detect, match_priors, multibox_loss
 from ssdkern.priors import make_priors
 from ssdkern.priors import prior_config as named_priors
@@ -175,6 +176,9 @@ class SSD(nn.Module):
     def forward(self, images, targets=None):
         """Torchvision's interface to a detector.
 
+        The calls are as many whatever the number of images of one size; of several sizes, each is
+        warped by itself. Only the list of detections, whose lengths are read, waits for a GPU.
+
         Args:
             images: list of Tensor[3, H, W], floating in 0..1 or uint8, of any sizes: each is
                 warped to the square, bilinear.
@@ -189,36 +193,27 @@ class SSD(nn.Module):
             ValueError: training without targets, or a target that `pack_targets` refuses.
         """
         sizes = [tuple(image.shape[-2:]) for image in images]
-        batch = torch.cat([self._warp(image) for image in images])
-        if self.training:
-            if targets is None:
-                raise ValueError("want targets in training, got None")
-            truth = pack_targets(targets, sizes, self.num_classes, batch.device)
-            loss = self.loss(batch, *truth)
-            return {
-                "bbox_regression": loss.localization,
-                "classification": loss.classification,
-            }
-        found = self.detect(batch)
-        results = []
-        for index, ((height, width), count) in enumerate(
-            zip(sizes, found.count.tolist(), strict=True)
-        ):
-            scale = found.boxes.new_tensor([width, height, width, height])
-            results.append(
-                {
-                    "boxes": found.boxes[index, :count].clamp(0, 1) * scale,
-                    "scores": found.scores[index, :count],
-                    "labels": found.labels[index, :count],
-                }
-            )
-        return results
+        if not self.training:
+            sides = send(sides_of(sizes), self.mean.device)
+            found = self.detect(self._batch(images))
+            return list_detections(found._replace(boxes=found.boxes.clamp(0, 1)), sides)
+        if targets is None:
+            raise ValueError("want targets in training, got None")
+        truth = pack_targets(targets, sizes, self.num_classes, self.mean.device)
+        loss = self.loss(self._batch(images), *truth)
+        return {"bbox_regression": loss.localization, "classification": loss.classification}
 
-    def _warp(self, image):
+    def _batch(self, images):
+        """[B, 3, S, S] of a list of images, in few calls where they are alike."""
+        if len({(image.shape, image.dtype, image.device) for image in images}) > 1:
+            return torch.cat([self._batch([image]) for image in images])
+        return self._warp(torch.stack(list(images)))
+
+    def _warp(self, images):
         size = (self.image_size, self.image_size)
-        scale = 255 if image.dtype == torch.uint8 else 1
-        image = image.to(self.mean.device, self.mean.dtype)[None] / scale
-        return image if image.shape[2:] == size else F.interpolate(image, size, mode="bilinear")
+        scale = 255 if images.dtype == torch.uint8 else 1
+        images = send(images, self.mean.device).to(self.mean.dtype) / scale
+        return images if images.shape[2:] == size else F.interpolate(images, size, mode="bilinear")
 
     def parameter_groups(self, lr, weight_decay, *, bias_lr=2.0):
         """Groups for an optimiser, by the reference's rule.
@@ -281,48 +276,3 @@ def _gather(heads, maps, width):
     """[B, P, width] of all maps; in channels_last only the concatenation moves memory."""
     outputs = [head(each) for head, each in zip(heads, maps, strict=True)]
     return torch.cat([o.permute(0, 2, 3, 1).reshape(o.shape[0], -1, width) for o in outputs], 1)
-
-
-def pack_targets(targets, sizes, num_classes, device=None):
-    """Torchvision's targets as the packed ground truth of the ops.
-
-    Args:
-        targets: list of dicts with ``boxes`` Tensor[n, 4], xyxy pixels, and ``labels`` int64 [n].
-        sizes: the (height, width) of each image in pixels.
-        num_classes: background included.
-        device: where the results go; None leaves them.
-
-    Returns:
-        tuple: gt_boxes [T, 4] float32 in fractions of the image, gt_labels [T] int64,
-        gt_offsets [B + 1] int32.
-
-    Raises:
-        ValueError: wrong shapes, labels outside 1..C-1, boxes without area or not finite.
-    """
-    if len(targets) != len(sizes):
-        raise ValueError(f"want a target for each of {len(sizes)} images, got {len(targets)}")
-    all_boxes, all_labels, offsets = [], [], [0]
-    for index, (target, (height, width)) in enumerate(zip(targets, sizes, strict=True)):
-        boxes, labels = target["boxes"], target["labels"]
-        count = labels.numel()
-        if boxes.shape != (count, 4) or labels.dim() != 1:
-            shapes = f"{tuple(boxes.shape)} and {tuple(labels.shape)}"
-            raise ValueError(f"want boxes [n, 4] and labels [n] for image {index}, got {shapes}")
-        if labels.dtype != torch.int64:
-            raise ValueError(f"want int64 labels for image {index}, got {labels.dtype}")
-        wrong = (labels < 1) | (labels >= num_classes)
-        if wrong.any():
-            got = labels[wrong].tolist()
-            raise ValueError(f"want labels 1..{num_classes - 1} for image {index}, got {got}")
-        wrong = ~(boxes[:, 2:] > boxes[:, :2]).all(1) | ~boxes.isfinite().all(1)
-        if wrong.any():
-            got = boxes[wrong].tolist()
-            raise ValueError(f"want boxes with x1 < x2 and y1 < y2 for image {index}, got {got}")
-        all_boxes.append(boxes.float() / boxes.new_tensor([width, height, width, height]).float())
-        all_labels.append(labels)
-        offsets.append(offsets[-1] + count)
-    if not targets:
-        empty = torch.zeros(0, 4, device=device), torch.zeros(0, dtype=torch.int64, device=device)
-        return *empty, torch.zeros(1, dtype=torch.int32, device=device)
-    gt_boxes, gt_labels = torch.cat(all_boxes).to(device), torch.cat(all_labels).to(device)
-    return gt_boxes, gt_labels, torch.tensor(offsets, dtype=torch.int32, device=gt_boxes.device)

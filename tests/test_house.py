@@ -22,6 +22,7 @@ LAYERS = [
         "distributed",
         "export",
         "graphs",
+        "lists",
         "frozen",
         "memory",
         "metrics",

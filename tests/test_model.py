@@ -14,7 +14,6 @@ from ssdkern.model import (
     ForExport,
     build,
     from_config,
-    pack_targets,
     ssd300,
     ssd300_mobilenet_v2,
     ssd512,
@@ -107,7 +106,7 @@ def test_eval_returns_pixels_of_each_image():
     images = [torch.rand(3, *size) for size in sizes]
     with torch.no_grad():
         results = model(images)
-        packed = model.detect(torch.cat([model._warp(image) for image in images]))
+        packed = model.detect(torch.cat([model._batch([image]) for image in images]))
     for index, (result, (height, width)) in enumerate(zip(results, sizes, strict=True)):
         assert result.keys() == {"boxes", "scores", "labels"}
         assert len(result["boxes"]) == 50
@@ -144,41 +143,6 @@ def test_learns_two_images():
         optimizer.step()
         totals.append(total.item())
     assert totals[-1] < 0.3 * totals[0]
-
-
-def test_targets_are_packed():
-    targets = [
-        {"boxes": torch.tensor([[10.0, 20.0, 30.0, 60.0]]), "labels": torch.tensor([2])},
-        {"boxes": torch.zeros(0, 4), "labels": torch.zeros(0, dtype=torch.int64)},
-        {"boxes": torch.tensor([[0, 0, 5, 5], [1, 1, 2, 2]]), "labels": torch.tensor([1, 2])},
-    ]
-    boxes, labels, offsets = pack_targets(targets, [(100, 50), (9, 9), (10, 10)], 3)
-    expected = [[0.2, 0.2, 0.6, 0.6], [0, 0, 0.5, 0.5], [0.1, 0.1, 0.2, 0.2]]
-    torch.testing.assert_close(boxes, torch.tensor(expected))
-    assert labels.tolist() == [2, 1, 2]
-    assert offsets.tolist() == [0, 1, 1, 3]
-    assert offsets.dtype == torch.int32
-    assert [len(each) for each in pack_targets([], [], 3)] == [0, 0, 1]
-
-
-@pytest.mark.parametrize(
-    ("boxes", "labels", "message"),
-    [
-        ([[1.0, 1, 5, 5]], [3], r"labels 1\.\.2 for image 1, got \[3\]"),
-        ([[1.0, 1, 5, 5]], [0], r"labels 1\.\.2 for image 1, got \[0\]"),
-        ([[1.0, 1, 1, 5]], [1], r"x1 < x2 and y1 < y2 for image 1, got \[\[1.0, 1.0, 1.0, 5.0\]\]"),
-        ([[1.0, 1, float("nan"), 5]], [1], "x1 < x2 and y1 < y2 for image 1"),
-        ([[0.0, 0, float("inf"), 5]], [1], "x1 < x2 and y1 < y2 for image 1"),
-        ([1.0, 1, 5, 5], [1], r"want boxes \[n, 4\] and labels \[n\] for image 1"),
-        ([[1.0, 1, 5, 5]], [1, 2], r"want boxes \[n, 4\] and labels \[n\] for image 1"),
-        ([[1.0, 1, 5, 5]], [1.0], "want int64 labels for image 1"),
-    ],
-)
-def test_bad_targets_name_their_image(boxes, labels, message):
-    good = {"boxes": torch.tensor([[0.0, 0, 5, 5]]), "labels": torch.tensor([1])}
-    bad = {"boxes": torch.tensor(boxes), "labels": torch.tensor(labels)}
-    with pytest.raises(ValueError, match=message):
-        pack_targets([good, bad], [(10, 10), (10, 10)], 3)
 
 
 def test_rejects():

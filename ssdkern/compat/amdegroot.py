@@ -58,7 +58,7 @@ def match(threshold, truths, priors, variances, labels, loc_t, conf_t, idx):
         idx: the image's row.
     """
     boxes = point_form(priors)
-    rows = torch.tensor([0, len(truths)], dtype=torch.int32, device=truths.device)
+    rows = torch.arange(2, dtype=torch.int32, device=truths.device) * len(truths)
     best, hit = (
         ops.match_priors(boxes, truths, rows, iou_threshold=least, rule="argmax")[0].long()
         for least in (0.0, threshold)

@@ -8,6 +8,7 @@ import torch
 from torchvision.models.detection import ssd
 from torchvision.models.detection._utils import SSDMatcher
 
+from ssdkern.lists import list_detections, send
 from ssdkern.ops import detect, match_priors, multibox_loss
 
 
@@ -36,7 +37,7 @@ def patch(backend=None):
     def match(matcher, quality):
         if not isinstance(quality, _Pairs):
             return call(matcher, quality)
-        rows = torch.tensor([0, len(quality.boxes)], dtype=torch.int32, device=quality.boxes.device)
+        rows = torch.arange(2, dtype=torch.int32, device=quality.boxes.device) * len(quality.boxes)
         matched = match_priors(
             quality.anchors,
             quality.boxes,
@@ -49,7 +50,7 @@ def patch(backend=None):
 
     def compute_loss(model, targets, head_outputs, anchors, matched_idxs):
         counts = torch.tensor([0] + [len(target["boxes"]) for target in targets])
-        rows = counts.cumsum(0).to(matched_idxs[0].device, torch.int32)
+        rows = send(counts.cumsum(0).int(), matched_idxs[0].device)
         matched = torch.stack(matched_idxs).int()
         loss = multibox_loss(
             head_outputs["cls_logits"],
@@ -67,7 +68,7 @@ def patch(backend=None):
 
     def postprocess_detections(model, head_outputs, image_anchors, image_shapes):
         height, width = image_shapes[0]  # an SSD warps all images to one size
-        sides = image_anchors[0].new_tensor([width, height, width, height])
+        sides = send(torch.tensor([width, height, width, height]), image_anchors[0].device)
         found = detect(
             head_outputs["cls_logits"],
             head_outputs["bbox_regression"],
@@ -81,14 +82,7 @@ def patch(backend=None):
             clip=True,
             backend=backend,
         )
-        return [
-            {
-                "boxes": found.boxes[image, :count] * sides,
-                "scores": found.scores[image, :count],
-                "labels": found.labels[image, :count],
-            }
-            for image, count in enumerate(found.count.tolist())
-        ]
+        return list_detections(found, sides)
 
     undo = ExitStack()
     for owner, name, value in (

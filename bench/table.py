@@ -30,10 +30,18 @@ def milliseconds(seconds):
     return f"{seconds * 1e3:.3g}"
 
 
-def rows(report):
+def by_device(report):
+    """The entries of each device."""
+    devices = defaultdict(list)
+    for entry in report["benchmarks"]:
+        devices[entry["extra_info"]["device"]].append(entry)
+    return devices
+
+
+def rows(entries):
     """One group at a time: its name, medians of the columns, our best, the floor."""
     groups = defaultdict(dict)
-    for entry in report["benchmarks"]:
+    for entry in entries:
         groups[entry["group"]][entry["extra_info"]["column"]] = entry
     for group, columns in groups.items():
         medians = {name: entry["stats"]["median"] for name, entry in columns.items()}
@@ -42,33 +50,37 @@ def rows(report):
         yield group, medians, best, floor
 
 
-def table(report):
-    names = [
-        name
-        for name in COLUMNS
-        if any(e["extra_info"]["column"] == name for e in report["benchmarks"])
-    ]
+def device_table(device, entries):
+    names = [n for n in COLUMNS if any(e["extra_info"]["column"] == n for e in entries)]
     header = ["op, mode, shape", *(f"{name} ms" for name in names)]
     header += ["against torchvision", "floor ms", "of the floor"]
     lines = ["| " + " | ".join(header) + " |", "|---" * len(header) + "|"]
-    for group, medians, best, floor in rows(report):
+    for group, medians, best, floor in rows(entries):
         cells = [milliseconds(medians[name]) if name in medians else "" for name in names]
         theirs = medians.get("torchvision")
         ratio = f"{theirs / best:.1f}x" if theirs and best else ""
         distance = f"{best / floor:.1f}x" if best else ""
         cells = [group, *cells, ratio, milliseconds(floor), distance]
         lines.append("| " + " | ".join(cells) + " |")
-    info = max((e["extra_info"] for e in report["benchmarks"]), key=lambda i: i["threads"])
-    loads = [entry["extra_info"]["load"] for entry in report["benchmarks"]]
+    info = max((e["extra_info"] for e in entries), key=lambda i: i["threads"])
+    loads = [entry["extra_info"]["load"] for entry in entries]
     lines.append("")
     lines.append(
-        f"{info['device']}, {info['threads']} threads, torch {info['torch']}, load "
+        f"{device}, {info['threads']} threads, torch {info['torch']}, load "
         f"{min(loads):.1f} to {max(loads):.1f}; medians; each column gave the same answer before "
-        "it was timed. The floor is the bytes that must move, at the speed of a large copy "
-        "(less than 1x: they were in a cache); of a whole model, its multiplications and "
-        "additions at the speed of a large matrix product."
+        "it was timed."
     )
-    return "\n".join(lines) + "\n"
+    return "\n".join(lines)
+
+
+def table(report):
+    """A table for each device, and what the floor is."""
+    tables = [device_table(*item) for item in by_device(report).items()]
+    return (
+        "\n\n".join(tables) + "The floor is the bytes that must move, at the speed of a large copy "
+        "(less than 1x: they were in a cache); of a whole model, its multiplications and "
+        "additions at the speed of a large matrix product.\n"
+    )
 
 
 def ops_table():

@@ -3,8 +3,10 @@
 import pytest
 import torch
 
-from bench.whole import Subject, seconds, time_whole
-from ssdkern import detect
+import ssdkern
+from bench.whole import Subject, cannot, seconds, time_whole
+from ssdkern import Detections, detect
+from ssdkern.lists import list_detections
 
 
 def agree(ours, theirs, exact):
@@ -17,32 +19,58 @@ def agree(ours, theirs, exact):
         torch.testing.assert_close(scores[:most], other["scores"][:most], rtol=bound, atol=bound)
 
 
-@pytest.mark.parametrize("library", ["native", "torchvision"])
 def bench_inference(benchmark, device, model, batch, mode, library):
+    """Eager answers as torchvision's do, all others as the eager one."""
+    if reason := cannot(library, model, mode, device):
+        pytest.skip(reason)
     subject = Subject(model, batch, device)
-    ours, theirs = subject.ours.eval(), subject.theirs and subject.theirs.eval()
-    if library == "torchvision" and theirs is None:
-        pytest.skip(f"torchvision has no {model}")
-    find = ours.detect
-    if mode == "compiled":
-        find = torch.compile(ours.detect, fullgraph=True)
-        theirs = torch.compile(theirs) if theirs is not None else None
-
-    def run_ours():
-        with torch.no_grad(), subject.autocast():
-            return find(subject.images)
-
-    def run_theirs():
-        with torch.no_grad(), subject.autocast():
-            return theirs(subject.list)
-
-    if theirs is not None:
-        agree(run_ours(), run_theirs(), device.type == "cpu")
-    phases, run = {}, run_theirs
-    if library == "native":
-        phases, run = _phases(subject), run_ours
+    words, exact = mode.split("+"), device.type == "cpu"
+    phases = {}
+    if library == "torchvision":
+        run = _theirs(subject, words)
+        if words == ["eager"]:
+            agree(_ours(subject, words)(), run(), exact)
+    else:
+        run = _ours(subject, words)
+        if words == ["eager"] and subject.theirs:
+            agree(run(), _theirs(subject, words)(), exact)
+        elif words != ["eager"]:
+            eager = _ours(subject, ["eager", *({"host"} & set(words))])()
+            agree(run(), list_detections(eager, eager.boxes.new_ones(4)), exact)
+        if "captured" not in words:
+            phases = _phases(subject)
     name = f"inference-{mode}-{model}-B{batch}"
     time_whole(benchmark, subject, run, name, library, phases, backward=False)
+
+
+def _ours(subject, words):
+    """A function to the detections of the batch; `host`: from and to the memory of the CPU."""
+    model, images = subject.ours.eval(), subject.images
+    compiled, captured = "compiled" in words, "captured" in words
+    if captured:
+        find = ssdkern.capture(model, images, autocast=subject.dtype, compile=compiled)
+    else:
+        of = torch.compile(model.detect, fullgraph=True) if compiled else model.detect
+
+        def find(images):
+            with torch.no_grad(), subject.autocast():
+                return of(images.to(subject.device, non_blocking=True))
+
+    if "host" not in words:
+        return lambda: find(images)
+    pinned = images.cpu().pin_memory()
+    return lambda: Detections(*(part.cpu() for part in find(pinned)))
+
+
+def _theirs(subject, words):
+    model = subject.theirs.eval()
+    of = torch.compile(model) if "compiled" in words else model
+
+    def find():
+        with torch.no_grad(), subject.autocast():
+            return of(subject.list)
+
+    return find
 
 
 def _phases(subject):

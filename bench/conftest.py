@@ -2,6 +2,7 @@
 
 import os
 import platform
+import signal
 import statistics
 import time
 from dataclasses import dataclass
@@ -21,18 +22,26 @@ def pytest_addoption(parser):
     group = parser.getgroup("whole models", "by default only what takes a minute on the device")
     group.addoption("--models", help="ssd300,ssd512")
     group.addoption("--batches", help="1,8,32,128")
-    group.addoption("--modes", help="eager,compiled")
+    group.addoption("--modes", help="eager,compiled,captured,compiled+captured, or +host")
+    group.addoption("--libraries", help="native,torchvision")
+
+
+def pytest_configure():
+    """A time limit ends the session as ctrl-C does, and what was timed by then is written."""
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
 
 
 def pytest_generate_tests(metafunc):
     """The whole models that bench_inference and bench_train_step time."""
     gpu = torch.device(metafunc.config.getoption("--device")).type == "cuda"
-    every = {"model": "ssd300,ssd512", "batch": "1,8,32,128", "mode": "eager,compiled"}
-    quick = {"model": "ssd300", "batch": "1", "mode": "eager"}
-    for name in every.keys() & set(metafunc.fixturenames):
-        option = {"model": "--models", "batch": "--batches", "mode": "--modes"}[name]
-        values = metafunc.config.getoption(option) or (every if gpu else quick)[name]
-        metafunc.parametrize(name, [int(v) if v.isdigit() else v for v in values.split(",")])
+    every = {"model": "ssd300,ssd512", "batch": "1,8,32,128", "library": "native,torchvision"}
+    every["mode"] = "eager,compiled,captured,compiled+captured"
+    quick = {**every, "model": "ssd300", "batch": "1", "mode": "eager"}
+    options = {"model": "models", "batch": "batches", "mode": "modes", "library": "libraries"}
+    for name, option in options.items():
+        if name in metafunc.fixturenames:
+            values = metafunc.config.getoption(option) or (every if gpu else quick)[name]
+            metafunc.parametrize(name, [int(v) if v.isdigit() else v for v in values.split(",")])
 
 
 @pytest.fixture(params=COLUMNS)

@@ -1,5 +1,6 @@
 """Whole models of this library and of torchvision with the same weights, pictures and truth."""
 
+import gc
 import os
 import statistics
 import time
@@ -10,6 +11,7 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 from torchvision.models.detection import ssd300_vgg16
 
+from bench import kernels
 from bench.conftest import device_name, synchronize
 from bench.scenes import truth
 from ssdkern.model import build
@@ -19,17 +21,38 @@ CLASSES = 91
 OBJECTS = 8  # an image
 _NOISE = 1.5  # standard deviation of the logits
 _BACKGROUND = 10.0  # above the other classes: some thousand scores of an image pass .01
+_OURS = ("detection", "match + loss", "gradient of the loss")  # phases
+
+
+def cannot(library, model, mode, device):
+    """The reason that a column cannot be timed, or None; a mode is words joined by +."""
+    words = set(mode.split("+"))
+    if device.type != "cuda" and words & {"captured", "host"}:
+        return f"{mode} needs --device cuda, got {device}"
+    if library == "torchvision" and words & {"captured", "host"}:
+        return "torchvision's model waits for the GPU: it runs eager or compiled"
+    if library == "torchvision" and model != "ssd300":
+        return f"torchvision has no {model}"
+    return None
 
 
 class Subject:
     """One model with its batch on a device; `theirs` is None where torchvision has no such model.
 
     Both have the weights of a net before training, the heads scaled so that as many priors have a
-    score as of a trained one; both are in channels_last and, on a GPU, under bfloat16 autocast.
+    score as of a trained one; both are in channels_last and, on a GPU, under bfloat16 autocast with
+    the algorithms that cuDNN found fastest.
     """
+
+    dtype = torch.bfloat16
 
     def __init__(self, name, batch, device):
         torch.manual_seed(0)
+        torch._dynamo.reset()  # or a second batch size compiles for all
+        if device.type == "cuda":
+            gc.collect()
+            torch.cuda.empty_cache()
+            torch.backends.cudnn.benchmark = True
         self.device, self.batch = device, batch
         size = int(name[3:])
         self.images = torch.randint(0, 256, (batch, 3, size, size), dtype=torch.uint8)
@@ -65,7 +88,7 @@ class Subject:
                     head.bias[::CLASSES] = _BACKGROUND
 
     def autocast(self):
-        return torch.autocast(self.device.type, torch.bfloat16, enabled=self.device.type == "cuda")
+        return torch.autocast(self.device.type, self.dtype, enabled=self.device.type == "cuda")
 
     def flops(self, backward):
         """Of the network for the batch; three times as many with `backward`."""
@@ -97,8 +120,9 @@ def seconds(call, device, rounds):
 def time_whole(benchmark, subject, run, name, column, phases, backward):
     """Times one column, and stores and prints what became of its operations.
 
-    The share that is ours is that of what this library's kernels do, detection or match + loss; the
-    network's floor is its multiplications and additions at the speed of a large matrix product.
+    `phases` are seconds of parts, each alone. The share that is ours is that of what this library's
+    kernels do; the network's floor is its multiplications and additions at the speed of a large
+    matrix product. On a GPU the profiler says what its kernels did.
     """
     device = subject.device
     once = seconds(run, device, 1)
@@ -108,9 +132,9 @@ def time_whole(benchmark, subject, run, name, column, phases, backward):
         synchronize(device)
 
     benchmark.group = name
-    benchmark.pedantic(call, rounds=int(min(max(5.0 / once, 3), 50)))
+    budget = 2.0 if device.type == "cuda" else 5.0
+    benchmark.pedantic(call, rounds=int(min(max(budget / once, 3), 50)))
     total, floor = benchmark.stats.stats.median, subject.flops(backward) / matrix_rate(device)
-    share = sum(phases.get(part, 0.0) for part in ("detection", "match + loss")) / total
     benchmark.extra_info.update(
         column=column,
         device=device_name(device),
@@ -121,12 +145,19 @@ def time_whole(benchmark, subject, run, name, column, phases, backward):
         flops=subject.flops(backward),
         floor_seconds=floor,
         of_matrix_rate=floor / total,
-        phases=phases,
-        share_of_kernels=share,
     )
     line = f"{name} {column}: {1e3 * total:.1f} ms, {subject.batch / total:.2f} images/s, "
     line += f"{floor / total:.0%} of the matrix rate"
     if phases:
+        share = sum(phases.get(part, 0.0) for part in _OURS) / total
+        benchmark.extra_info.update(phases=phases, share_of_kernels=share)
         parts = ", ".join(f"{part} {1e3 * spent:.1f}" for part, spent in phases.items())
         line += f"; kernels of ours {share:.1%}; ms: {parts}"
+    if device.type == "cuda":
+        times = kernels.microseconds(call, rounds=5)
+        shares, busy = kernels.shares(times), 1e-6 * sum(times.values()) / total
+        longest = dict(list(times.items())[:20])
+        benchmark.extra_info.update(shares=shares, busy=busy, kernel_microseconds=longest)
+        line += "; of the kernels' time: "
+        line += ", ".join(f"{kind} {share:.1%}" for kind, share in shares.items())
     print(f"\n{line}")

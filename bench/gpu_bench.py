@@ -11,6 +11,7 @@ overwritten before each. Medians.
 
 import argparse
 import json
+import shutil
 import statistics
 import subprocess
 import time
@@ -19,8 +20,8 @@ from pathlib import Path
 
 import torch
 import torchvision
-from torch.profiler import ProfilerActivity, profile
 
+from bench import kernels
 from bench.gpu_cases import cases
 from ssdkern import why_not
 
@@ -40,7 +41,7 @@ class Clock:
         call()
         end.record()
         end.synchronize()
-        rounds = int(min(max(budget * 1e3 / max(begin.elapsed_time(end), 0.1), 5), 60))
+        rounds = int(min(max(budget * 1e3 / max(begin.elapsed_time(end), 0.1), 3), 60))
         pairs = [(self.event(), self.event()) for _ in range(rounds)]
         for begin, end in pairs:
             self.flush.zero_()
@@ -74,16 +75,6 @@ def captured(call):
     return graph.replay
 
 
-def kernels(call):
-    """Microseconds of each kernel of a call."""
-    with profile(activities=[ProfilerActivity.CUDA]) as trace:
-        for _ in range(10):
-            call()
-        torch.cuda.synchronize()
-    times = {e.key.split("(")[0][-70:]: e.device_time_total / 10 for e in trace.key_averages()}
-    return {name: round(time, 2) for name, time in times.items() if time > 0}
-
-
 def measure(case, clock, speed):
     """One row: microseconds by column, or why there are none."""
     row = {"op": case.op, "shape": case.shape, "bytes": case.nbytes}
@@ -93,7 +84,7 @@ def measure(case, clock, speed):
         if reason := why_not(case.op, backend, "cuda"):
             row[f"{backend}_error"] = reason
             continue
-        if backend == "torch" and case.op == "nms" and case.shape.endswith("N100000"):
+        if backend == "torch" and case.op == "nms" and case.shape.endswith("0000"):
             continue  # an iteration for each kept box
         call = lambda backend=backend: case.ours(backend)  # noqa: E731
         try:
@@ -103,7 +94,7 @@ def measure(case, clock, speed):
             if not waits:
                 row[f"{backend}_eager"] = clock.microseconds(call)
             if backend == "native":
-                row["kernels"] = kernels(call)
+                row["kernels"] = kernels.microseconds(call)
         except (AssertionError, RuntimeError) as error:
             row[f"{backend}_error"] = str(error)[:500]
             torch.cuda.synchronize()
@@ -127,15 +118,23 @@ def line(row):
 
 
 def about(device):
-    commit = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True).stdout
+    """What every report of a device begins with; `device` is its name."""
+    command = ["git", "rev-parse", "HEAD"]
+    git = shutil.which("git") and subprocess.run(command, capture_output=True, text=True)
     return {
-        "device": torch.cuda.get_device_name(device),
+        "device": device,
         "date": date.today().isoformat(),
-        "commit": commit.strip(),
+        "commit": git.stdout.strip() if git else "",
         "torch": torch.__version__,
         "torchvision": torchvision.__version__,
         "cuda": torch.version.cuda,
     }
+
+
+def report_file(device, suffix=""):
+    """Where the report of a device lies."""
+    RESULTS.mkdir(exist_ok=True)
+    return RESULTS / f"{device.lower().replace(' ', '-')}{suffix}.json"
 
 
 def main():
@@ -151,9 +150,9 @@ def main():
         torch.cuda.synchronize()
         return
     clock = Clock(device)
-    report = about(device) | {"copy_bytes_a_second": clock.bytes_a_second(), "rows": []}
-    RESULTS.mkdir(exist_ok=True)
-    path = RESULTS / (report["device"].lower().replace(" ", "-") + ".json")
+    report = about(torch.cuda.get_device_name(device))
+    report |= {"copy_bytes_a_second": clock.bytes_a_second(), "rows": []}
+    path = report_file(report["device"])
     for case in cases(device, small=False):
         if time.monotonic() - begin > options.seconds:
             print(f"{case.op} {case.shape} and what follows: no time left")

@@ -132,9 +132,10 @@ def about(device):
 
 
 def report_file(device, suffix=""):
-    """Where the report of a device lies."""
+    """Where the report of a device lies: h200.json for "NVIDIA H200"."""
     RESULTS.mkdir(exist_ok=True)
-    return RESULTS / f"{device.lower().replace(' ', '-')}{suffix}.json"
+    name = device.lower().removeprefix("nvidia ").replace(" ", "-")
+    return RESULTS / f"{name}{suffix}.json"
 
 
 def main():

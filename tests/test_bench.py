@@ -73,6 +73,12 @@ def test_what_cannot_be_timed_has_a_reason():
     assert whole.cannot("torchvision", "ssd300", "compiled", cpu) is None
 
 
+def test_report_file_is_named_after_the_device(tmp_path, monkeypatch):
+    monkeypatch.setattr(gpu_bench, "RESULTS", tmp_path)
+    assert gpu_bench.report_file("NVIDIA H200").name == "h200.json"
+    assert gpu_bench.report_file("AMD Instinct MI300X", "-models").name.startswith("amd-instinct")
+
+
 def test_report_of_models(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(gpu_bench, "RESULTS", tmp_path / "results")
     monkeypatch.setattr(shutil, "which", lambda name: None)  # a machine without git

@@ -4,6 +4,9 @@
 
 #include <cuda_runtime.h>
 
+#include <mutex>
+#include <vector>
+
 #include "../cpu/tensors.h"
 
 #ifdef __CUDACC__
@@ -25,28 +28,25 @@ namespace ssdkern {
 // The current stream of a tensor's device, which is made the current device.
 class Stream {
  public:
-  explicit Stream(const Tensor& tensor) : guard_(tensor.get_device_index()) {
+  explicit Stream(const Tensor& tensor) : device_(tensor.get_device_index()), guard_(device_) {
     void* stream = nullptr;
-    STABLE_TORCH_ERROR_CODE_CHECK(
-        aoti_torch_get_current_cuda_stream(tensor.get_device_index(), &stream));
+    STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_get_current_cuda_stream(device_, &stream));
     stream_ = static_cast<cudaStream_t>(stream);
   }
 
   template <auto Kernel, typename... Args>
   void launch(int64_t blocks, int threads, size_t shared, const Args&... args) const {
     STD_TORCH_CHECK(blocks <= 0x7fffffff, "want at most 2^31 - 1 blocks, got ", blocks);
-    if (shared > 0)  // together with what the kernel declares it may pass the usual 48 KB
-      STD_CUDA_CHECK(cudaFuncSetAttribute(Kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
-                                          static_cast<int>(shared)));
+    if (shared > 0) allow_shared<Kernel>();
     Kernel<<<static_cast<unsigned>(blocks), threads, shared, stream_>>>(args...);
     STD_CUDA_KERNEL_LAUNCH_CHECK();
   }
 
   // Bytes of dynamic shared memory that a block can ask for.
   size_t shared_limit() const {
-    int device = 0, bytes = 0;
-    STD_CUDA_CHECK(cudaGetDevice(&device));
-    STD_CUDA_CHECK(cudaDeviceGetAttribute(&bytes, cudaDevAttrMaxSharedMemoryPerBlockOptin, device));
+    int bytes = 0;
+    STD_CUDA_CHECK(
+        cudaDeviceGetAttribute(&bytes, cudaDevAttrMaxSharedMemoryPerBlockOptin, device_));
     return bytes;
   }
 
@@ -60,6 +60,26 @@ class Stream {
   }
 
  private:
+  // Raises what a kernel may ask for beyond the usual 48 KB to all that it leaves: once, as the
+  // limit is the kernel's own, and one set for each launch would fail those of other threads.
+  template <auto Kernel>
+  void allow_shared() const {
+    static std::vector<std::once_flag> done(device_count());
+    std::call_once(done[device_], [this] {
+      cudaFuncAttributes kernel;
+      STD_CUDA_CHECK(cudaFuncGetAttributes(&kernel, Kernel));
+      STD_CUDA_CHECK(cudaFuncSetAttribute(Kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
+                                          int(shared_limit() - kernel.sharedSizeBytes)));
+    });
+  }
+
+  static int device_count() {
+    int count = 0;
+    STD_CUDA_CHECK(cudaGetDeviceCount(&count));
+    return count;
+  }
+
+  int32_t device_;
   torch::stable::accelerator::DeviceGuard guard_;
   cudaStream_t stream_;
 };

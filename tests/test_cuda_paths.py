@@ -4,10 +4,12 @@ With the emulation, `CUDA_ON_HOST_SHARED=40000` sends what does not fit into sha
 that long lists go on a GPU.
 """
 
+from concurrent.futures import ThreadPoolExecutor
+
 import pytest
 import torch
 import torchvision
-from cases import assert_close, assert_same, places, random_boxes, scene
+from cases import INTERPRETED, assert_close, assert_same, places, random_boxes, scene
 from test_match_priors import check as check_match
 
 import ssdkern
@@ -27,11 +29,28 @@ def askew(tensor):
 @places("match_priors")
 @pytest.mark.parametrize("rule", ["bipartite", "argmax"])
 def test_many_truths(rule, device, backend):
-    """More than a chunk of them, more than priors, and a second image after them."""
+    """More than fit into shared memory, more than priors, and a second image after them."""
     priors = random_boxes(170, low=0.05, high=0.3).to(device)
-    boxes = torch.cat((random_boxes(300, low=0.05, high=0.3), priors.cpu()[::9])).to(device)
-    offsets = torch.tensor([0, 300, len(boxes)], dtype=torch.int32, device=device)
+    count = 300 if INTERPRETED else 600
+    boxes = torch.cat((random_boxes(count, low=0.05, high=0.3), priors.cpu()[::9])).to(device)
+    offsets = torch.tensor([0, count, len(boxes)], dtype=torch.int32, device=device)
     check_match(askew(priors), askew(boxes), offsets, rule, backend)
+
+
+@places("match_priors")
+@pytest.mark.parametrize("rule", ["bipartite", "argmax"])
+@pytest.mark.parametrize("kind", ["equal", "alike", "ties"])
+def test_contested_priors(kind, rule, device, backend):
+    """Truths that want the same priors, of more blocks of priors than a warp reads at once."""
+    priors = random_boxes(70 if INTERPRETED else 16700, low=0.1, high=0.4)
+    boxes = random_boxes(1, low=0.3, high=0.3).repeat(24, 1)
+    if kind != "equal":
+        boxes = boxes + 0.01 * torch.randn(24, 4)
+    if kind == "ties":
+        priors, boxes = (priors * 16).round() / 16, (boxes * 16).round() / 16
+    boxes = torch.cat((boxes, random_boxes(9))).to(device)
+    offsets = torch.tensor([0, 24, len(boxes)], dtype=torch.int32, device=device)
+    check_match(priors.to(device), boxes, offsets, rule, backend)
 
 
 def clustered(count, device):
@@ -167,6 +186,20 @@ def test_mining_ties(count, kind, device, backend):
     got = ssdkern.mine_hard_negatives(loss, positive, backend=backend)
     want = ssdkern.mine_hard_negatives(loss, positive, backend="torch")
     assert torch.equal(got, want)
+
+
+@places("mine_hard_negatives")
+def test_mining_in_two_threads(device, backend):
+    """One kernel at once with little and with more than the usual 48 KB of shared memory."""
+    cases = [(torch.rand(3, n).to(device), torch.rand(3, n).to(device) < 0.03) for n in (99, 11800)]
+
+    def mine(case):
+        want = ssdkern.mine_hard_negatives(*case, backend="torch")
+        for _ in range(300 if device == "cuda" else 3):
+            assert torch.equal(ssdkern.mine_hard_negatives(*case, backend=backend), want)
+
+    with ThreadPoolExecutor(2) as pool:
+        list(pool.map(mine, cases))
 
 
 @places("mine_hard_negatives")

@@ -140,6 +140,16 @@ def test_bad_truth(rule, device, backend):
 
 
 @places("match_priors")
+@rules
+def test_threshold_zero_without_overlap(rule, device, backend):
+    """Under "argmax" no overlap is enough, but one that is NaN."""
+    far = [[NAN] * 4, [5, 5, 6, 6], [-INF, 7, INF, 8], [7, 7, 8, 8]]
+    got = check(random_boxes(70).to(device), *pack(far, device=device), rule, backend, 0.0)
+    want = [-1] * 70 if rule == "bipartite" else [3] + [1] * 69
+    assert got[0].tolist() == want
+
+
+@places("match_priors")
 def test_least_overlap(device, backend):
     """Caffe keeps no pair of IoU 1e-6 or less: such truth stays unmatched."""
     priors = torch.tensor([[0.0, 0, 1, 1], [2, 2, 3, 3]], device=device)

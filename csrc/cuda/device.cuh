@@ -53,11 +53,7 @@ __device__ Box<S> load_box(const AnyBoxes& boxes, int64_t i) {
   }
 }
 
-// The lower and the higher of two numbers; a NaN loses.
-template <typename S>
-__device__ __forceinline__ S lower(S a, S b) {
-  return b < a || a != a ? b : a;
-}
+// The higher of two numbers; a NaN loses.
 template <typename S>
 __device__ __forceinline__ S higher(S a, S b) {
   return b > a || a != a ? b : a;

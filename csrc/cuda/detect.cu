@@ -1,51 +1,59 @@
-// From logits and offsets to detections, in three launches: the softmax of each row, then those of
-// detections.cuh, which take exp only of scores that can pass and decode only what is left.
+// From logits and offsets to detections, in three launches: the softmax of each row, which lists
+// the rows that matter, then those of detections.cuh, which take exp only of scores that can pass
+// and decode only what is left.
 #include "detections.cuh"
 #include "softmax.cuh"
 
 namespace ssdkern {
 namespace {
 
-constexpr int kThreads = 256;
-
-// A row's softmax, and the logit below which no score passes.
+// A row in which some class but the background may pass: its softmax is exp(x - max) * scale.
 template <typename S>
-struct Rows {
-  S* cut;
-  Softmax<S>* softmax;
+struct alignas(4 * sizeof(S)) PassingRow {
+  S max, scale, cut;  // no logit below `cut` passes
+  unsigned prior;
 };
 
-template <typename T, typename S, int LANES, int ITEMS>
-__global__ void __launch_bounds__(kThreads)
-    softmax_kernel(const T* logits, int64_t num_rows, int num_classes, S threshold, Rows<S> rows) {
-  const int64_t row = int64_t(blockIdx.x) * (kThreads / LANES) + threadIdx.x / LANES;
-  const int64_t at = row < num_rows ? row : num_rows - 1;  // shuffles need all lanes
-  const Softmax<S> softmax = row_softmax<LANES, ITEMS, S>(logits + at * num_classes, num_classes);
-  if (row >= num_rows || threadIdx.x % LANES != 0) return;
-  // exp(x - max) > threshold * sum, less more than all of this can round
-  const S margin = S(1e-3) + S(1e-6) * (softmax.max < 0 ? -softmax.max : softmax.max);
-  const S cut = softmax.max + log(threshold * softmax.sum) - margin;
-  rows.cut[row] = threshold > 0 ? cut : -S(INFINITY);
-  rows.softmax[row] = softmax;
+// Lists the rows of each image that may pass, in any order: rows [B, P], counts [B].
+template <int LANES, typename T, typename S>
+__global__ void __launch_bounds__(kRowThreads)
+    softmax_kernel(Tile<LANES, T> tile, int num_priors, S threshold, PassingRow<S>* rows,
+                   int* counts) {
+  SSDKERN_SHARED(memory);
+  const T* const x = tile.load(memory);
+  const S most = row_max<LANES, S>(x, 1, tile.num_classes);
+  const S max = fmax(most, S(x[0]));
+  const S sum = row_sum<LANES, S>(x, tile.num_classes, max);
+  if (!tile.writes()) return;
+  // exp(x - max) / sum > threshold, less more than all of this can round
+  const S margin = S(1e-3) + S(1e-6) * (max < 0 ? -max : max);
+  const S cut = threshold > 0 ? max + log(threshold * sum) - margin : -S(INFINITY);
+  if (!(most >= cut)) return;
+  const int64_t image = tile.row() / num_priors, first = image * num_priors;
+  rows[first + atomicAdd(&counts[image], 1)] = {max, 1 / sum, cut, unsigned(tile.row() - first)};
 }
 
 template <typename T, typename S>
 struct Probabilities {
-  struct Loaded {
-    S logit, cut;
-  };
+  using Row = PassingRow<S>;
   const T* logits;
-  Rows<S> rows;
-  int num_classes;
+  const Row* rows;
+  const int* counts;
+  unsigned num_classes;
   S threshold;
 
-  __device__ Loaded load(int64_t row, int c) const {
-    return {S(logits[row * num_classes + c]), rows.cut[row]};
+  __device__ static S most() { return 1; }
+  __device__ void go_to(int64_t image, int64_t first, int c) {
+    logits += first * num_classes + c;
+    rows += first;
+    counts += image;
   }
-  __device__ bool passes(Loaded loaded, int64_t row, S* score) const {
-    if (!(loaded.logit >= loaded.cut)) return false;
-    const Softmax<S> softmax = rows.softmax[row];
-    *score = exp(loaded.logit - softmax.max) / softmax.sum;
+  __device__ int count() const { return *counts; }
+  __device__ Row row(unsigned i) const { return rows[i]; }
+  __device__ S load(const Row& row) const { return S(logits[uint64_t(row.prior) * num_classes]); }
+  __device__ bool passes(const Row& row, S logit, S* score) const {
+    if (!(logit >= row.cut)) return false;
+    *score = exp(logit - row.max) * row.scale;
     return *score > threshold;
   }
 };
@@ -86,17 +94,18 @@ Results detect_cuda(const Tensor& logits, const Tensor& offsets, const Tensor& p
     using S = Compute<T>;
     const int64_t num_rows = size[0] * size[1];
     Scratch scratch;
-    const auto cut = scratch.reserve<S>(num_rows);
-    const auto softmax = scratch.reserve<Softmax<S>>(num_rows);
+    const auto rows = scratch.reserve<PassingRow<S>>(num_rows);
     scratch.allocate(logits);
-    const Rows<S> rows{scratch[cut], scratch[softmax]};
-    if (num_rows > 0 && size[2] > 0)
-      with_lanes(size[2], [&](auto lanes, auto items) {
-        stream.launch<softmax_kernel<T, S, lanes.value, items.value>>(
-            ceil_div(num_rows * lanes.value, kThreads), kThreads, 0, data<T>(given), num_rows,
-            int(size[2]), S(score_threshold), rows);
-      });
-    const Probabilities<T, S> scores{data<T>(given), rows, int(size[2]), S(score_threshold)};
+    Tensor counts = torch::stable::new_zeros(logits, {size[0]}, ScalarType::Int);
+    if (num_rows > 0 && size[2] > 1)
+      with_tile(data<T>(given), num_rows, int(size[2]),
+                [&](auto tile, int64_t blocks, size_t bytes) {
+                  stream.launch<softmax_kernel<decltype(tile)::kLanes, T, S>>(
+                      blocks, kRowThreads, bytes, tile, int(size[1]), S(score_threshold),
+                      scratch[rows], data<int>(counts));
+                });
+    const Probabilities<T, S> scores{data<T>(given), scratch[rows], data<int>(counts),
+                                     unsigned(size[2]), S(score_threshold)};
     const DecodedBoxes<S> decoded{
         AnyBoxes(from), data<S>(boxes), {center_variance, size_variance}, max_log_scale, clip};
     return find_detections<S>(stream, given, scores, decoded, size, iou_threshold, nms_top_k,

@@ -8,7 +8,7 @@
 
 namespace ssdkern {
 
-constexpr int kClasses = 8, kClassThreads = 256, kMergeThreads = 1024, kAhead = 4;
+constexpr int kClasses = 8, kClassThreads = 256, kMergeThreads = 1024, kAhead = 8;
 
 struct Limits {
   int num_priors, num_classes;
@@ -23,8 +23,9 @@ struct Kept {
   int* counts;
 };
 
-// `Scores` has load(row, c), whose result tells by passes(row, &score) whether the score is above
-// `threshold`; `Boxes` has load(row, prior). The spilled arrays are null where shared memory does.
+// Once `Scores` has gone to a class of an image it has count() rows worth a look, each with its
+// prior; load(row) gives what tells by passes(row, &score) whether the score is above `threshold`.
+// No score is above most(). The spilled arrays are null where shared memory does.
 template <typename S, typename Scores, typename Boxes>
 __global__ void __launch_bounds__(kClassThreads, 3)
     class_kernel(Scores scores, Boxes boxes, Limits limits, Limit<S> overlap_limit,
@@ -32,7 +33,6 @@ __global__ void __launch_bounds__(kClassThreads, 3)
   using Selection = Select<OrderKey<S>, kClasses>;
   SSDKERN_SHARED(memory);
   __shared__ int found[kClasses];
-  __shared__ OrderKey<S> highest[kClasses];
   const int groups = (limits.num_classes - 1 + kClasses - 1) / kClasses;
   const int64_t image = blockIdx.x / groups;
   const int first_class = 1 + blockIdx.x % groups * kClasses;
@@ -46,55 +46,57 @@ __global__ void __launch_bounds__(kClassThreads, 3)
                                ? spilled_boxes + int64_t(blockIdx.x) * kClasses * limits.keep
                                : reinterpret_cast<Box<S>*>(memory + candidates_size);
 
-  // 1. candidates, in any order, as far as there is room
   const int list = threadIdx.x % kClasses, label = first_class + list;
   auto* const mine = candidates + int64_t(list) * limits.capacity;
-  if (threadIdx.x < kClasses) found[threadIdx.x] = 0, highest[threadIdx.x] = 0;
-  __syncthreads();
-  constexpr int kRows = kClassThreads / kClasses;
-  if (label < limits.num_classes) {
-    for (int base = threadIdx.x / kClasses; base < limits.num_priors; base += kRows * kAhead) {
-      decltype(scores.load(0, 0)) loaded[kAhead];
+  scores.go_to(image, first_row, label);
+  const int rows_of_image = label < limits.num_classes ? scores.count() : 0;
+  const auto each = [&](auto visit) {
+    constexpr int kRows = kClassThreads / kClasses;
+    for (int base = threadIdx.x / kClasses; base < rows_of_image; base += kRows * kAhead) {
+      typename Scores::Row rows[kAhead];
+      S loaded[kAhead];
+#pragma unroll
+      for (int i = 0; i < kAhead; ++i)
+        rows[i] = scores.row(min(base + i * kRows, rows_of_image - 1));
+#pragma unroll
+      for (int i = 0; i < kAhead; ++i)
+        loaded[i] = base + i * kRows < rows_of_image ? scores.load(rows[i]) : S(NAN);
 #pragma unroll
       for (int i = 0; i < kAhead; ++i) {
-        const int prior = min(base + i * kRows, limits.num_priors - 1);
-        loaded[i] = scores.load(first_row + prior, label);
-      }
-#pragma unroll
-      for (int i = 0; i < kAhead; ++i) {
-        const int prior = base + i * kRows;
         S score;
-        if (prior >= limits.num_priors || !scores.passes(loaded[i], first_row + prior, &score))
-          continue;
-        const auto key = order_key(score);
-        const int slot = atomicAdd(&found[list], 1);
-        atomicMax(&highest[list], key);
-        if (slot < limits.capacity) mine[slot] = pack<S>(key, prior);
+        if (scores.passes(rows[i], loaded[i], &score)) visit(order_key(score), rows[i].prior);
       }
     }
-  }
+  };
 
-  // 2. where there were more, the best of them: read again, once or twice
+  // 1. candidates, in any order, as far as there is room
+  if (threadIdx.x < kClasses) {
+    found[list] = 0;
+    select.start(list, order_key(scores.threshold), order_key(scores.most()));
+  }
+  select.clear();
+  __syncthreads();
+  each([&, count = select.counter(list, false, limits.num_priors)](OrderKey<S> key, int prior) {
+    const int slot = atomicAdd(&found[list], 1);
+    if (slot < limits.capacity) mine[slot] = pack<S>(key, prior);
+    count(key, prior);
+  });
+
+  // 2. where there were more, the best of them: read again
   __syncthreads();
   const bool over = found[list] > limits.capacity;
   if (__syncthreads_or(over)) {
-    const auto each = [&](auto visit) {
-      for (int prior = threadIdx.x / kClasses; over && prior < limits.num_priors; prior += kRows) {
-        S score;
-        const int64_t row = first_row + prior;
-        if (scores.passes(scores.load(row, label), row, &score)) visit(order_key(score), prior);
-      }
-    };
-    if (threadIdx.x < kClasses)
-      select.start(list, over ? limits.top_k : 0, found[list], order_key(scores.threshold),
-                   highest[list]);
+    if (threadIdx.x < kClasses) {
+      select.want(list, over ? limits.top_k : 0, found[list]);
+      if (over) found[list] = 0;
+    }
     __syncthreads();
-    if (threadIdx.x < kClasses && over) found[list] = 0;
-    select.run(list, limits.num_priors, limits.capacity - limits.top_k, each);
+    select.run(list, limits.num_priors, limits.capacity - limits.top_k, each, true);
     const Cut<OrderKey<S>> cut = select.cut[list];
-    each([&](OrderKey<S> key, int prior) {
-      if (cut.takes(key, prior)) mine[atomicAdd(&found[list], 1)] = pack<S>(key, prior);
-    });
+    if (over)
+      each([&](OrderKey<S> key, int prior) {
+        if (cut.takes(key, prior)) mine[atomicAdd(&found[list], 1)] = pack<S>(key, prior);
+      });
     __syncthreads();
   }
 
@@ -173,8 +175,10 @@ __global__ void __launch_bounds__(kMergeThreads, 1)
     atomicMin(&bounds[0], key_of<S>(slots[int64_t(c) * limits.keep + counts[c] - 1]));
   }
   __syncthreads();
-  if (threadIdx.x == 0)
-    select.start(0, total > room ? limits.keep_all : total, total, bounds[0], bounds[1]);
+  if (threadIdx.x == 0) {
+    select.start(0, bounds[0], bounds[1]);
+    select.want(0, total > room ? limits.keep_all : total, total);
+  }
   __syncthreads();
   select.run(0, classes * limits.keep, room - limits.keep_all, each);
   const Cut<Key> cut = select.cut[0];

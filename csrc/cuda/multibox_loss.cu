@@ -8,24 +8,23 @@
 namespace ssdkern {
 namespace {
 
-constexpr int kThreads = 256, kImageThreads = 1024;
+constexpr int kImageThreads = 1024, kAhead = 5;
 
 // -log softmax of each row's target, and logsumexp; [rows] both.
-template <typename T, typename S, int LANES, int ITEMS>
-__global__ void __launch_bounds__(kThreads)
-    cross_entropy_kernel(const T* logits, int64_t rows, Target target, S* cross_entropy, S* lse,
+template <int LANES, typename T, typename S>
+__global__ void __launch_bounds__(kRowThreads)
+    cross_entropy_kernel(Tile<LANES, T> rows, Target target, S* cross_entropy, S* lse,
                          unsigned* ticket) {
+  SSDKERN_SHARED(memory);
   if (blockIdx.x == 0 && threadIdx.x == 0) *ticket = 0;
-  constexpr int kRows = kThreads / LANES;
-  const int64_t row = int64_t(blockIdx.x) * kRows + threadIdx.x / LANES;
-  const int64_t at = row < rows ? row : rows - 1;  // shuffles need all lanes
-  const T* x = logits + at * target.num_classes;
-  const Softmax<S> softmax = row_softmax<LANES, ITEMS, S>(x, target.num_classes);
-  if (row < rows && threadIdx.x % LANES == 0) {
-    const S log_sum = log(softmax.sum);
-    cross_entropy[row] = log_sum - (S(x[target.label(target.row(row))]) - softmax.max);
-    lse[row] = softmax.max + log_sum;
-  }
+  const int match = target.matched[rows.row_or_last()];  // on its way while the rows come
+  const T* const x = rows.load(memory);
+  const int label = target.label(match);
+  const S max = row_max<LANES, S>(x, 0, rows.num_classes);
+  const S log_sum = log(row_sum<LANES, S>(x, rows.num_classes, max));
+  if (!rows.writes()) return;
+  cross_entropy[rows.row()] = log_sum - (S(x[label]) - max);
+  lse[rows.row()] = max + log_sum;
 }
 
 template <typename S>
@@ -146,11 +145,12 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> multibox_loss_cuda(
     const auto images = scratch.reserve<Sums>(batch);
     const auto ticket = scratch.reserve<unsigned>(1);
     scratch.allocate(in.logits);
-    with_lanes(in.target().num_classes, [&](auto lanes, auto items) {
-      stream.launch<cross_entropy_kernel<T, S, lanes.value, items.value>>(
-          ceil_div(in.rows() * lanes.value, kThreads), kThreads, 0, data<T>(in.logits), in.rows(),
-          in.target(), scratch[cross_entropy], data<S>(lse), scratch[ticket]);
-    });
+    with_tile(data<T>(in.logits), in.rows(), in.target().num_classes,
+              [&](auto tile, int64_t blocks, size_t bytes) {
+                stream.launch<cross_entropy_kernel<decltype(tile)::kLanes, T, S>>(
+                    blocks, kRowThreads, bytes, tile, in.target(), scratch[cross_entropy],
+                    data<S>(lse), scratch[ticket]);
+              });
     const Totals<S> totals{data<S>(localization), data<S>(classification),
                            data<int64_t>(positives)};
     stream.launch<multibox_loss_kernel<S>>(

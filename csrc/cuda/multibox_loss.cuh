@@ -15,8 +15,8 @@ struct Target {
     const int row = matched[i];
     return row >= num_rows ? -1 : row;
   }
-  __device__ int label(int row) const {
-    const int64_t label = row >= 0 ? gt_labels[row] : 0;
+  __device__ int label(int match) const {
+    const int64_t label = unsigned(match) < unsigned(num_rows) ? gt_labels[match] : 0;
     return label < 0 || label >= num_classes ? 0 : int(label);
   }
 };

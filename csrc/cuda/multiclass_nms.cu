@@ -6,12 +6,20 @@ namespace {
 
 template <typename T, typename S>
 struct GivenScores {
+  struct Row {
+    unsigned prior;
+  };
   const T* scores;
-  int num_classes;
+  int num_priors;
+  unsigned num_classes;
   S threshold;
 
-  __device__ S load(int64_t row, int c) const { return S(scores[row * num_classes + c]); }
-  __device__ bool passes(S loaded, int64_t, S* score) const {
+  __device__ static S most() { return INFINITY; }
+  __device__ void go_to(int64_t, int64_t first, int c) { scores += first * num_classes + c; }
+  __device__ int count() const { return num_priors; }
+  __device__ Row row(unsigned i) const { return {i}; }
+  __device__ S load(Row row) const { return S(scores[uint64_t(row.prior) * num_classes]); }
+  __device__ bool passes(Row, S loaded, S* score) const {
     *score = loaded;
     return loaded > threshold;
   }
@@ -37,7 +45,8 @@ Results multiclass_nms_cuda(const Tensor& boxes, const Tensor& scores, double sc
   return with_float(given, [&](auto element) {
     using T = decltype(element);
     using S = Compute<T>;
-    const GivenScores<T, S> source{data<T>(given), int(size[2]), S(score_threshold)};
+    const GivenScores<T, S> source{data<T>(given), int(size[1]), unsigned(size[2]),
+                                   S(score_threshold)};
     return find_detections<S>(stream, given, source, GivenBoxes<S>{AnyBoxes(from)}, size,
                               iou_threshold, nms_top_k, keep_top_k);
   });

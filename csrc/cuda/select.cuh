@@ -58,33 +58,47 @@ struct Select {
   bool by_index[LISTS];
   Cut<Key> cut[LISTS];
 
-  // By one thread for each list: the `wanted` highest of `count` keys, all of them in [low, high].
-  __device__ void start(int list, int wanted, int count, Key lowest, Key highest) {
+  // By one thread for each list: all of its keys lie in [lowest, highest].
+  __device__ void start(int list, Key lowest, Key highest) {
     low[list] = lowest, high[list] = highest;
     by_index[list] = false;
+  }
+  // By one thread for each list, after that: the `wanted` highest of `count` keys.
+  __device__ void want(int list, int wanted, int count) {
     need[list] = wanted < count && wanted > 0 ? wanted : 0;
-    cut[list] = wanted > 0 ? Cut<Key>{lowest, kAll} : Cut<Key>{Key(~Key(0)), -1};
+    cut[list] = wanted > 0 ? Cut<Key>{low[list], kAll} : Cut<Key>{Key(~Key(0)), -1};
   }
 
-  // By the whole block, with a barrier between `start` and this: settles `cut`. `each` calls
-  // visit(key, index) for the keys of list `mine` that this thread looks after, indices below
-  // `size`. Up to `slack` keys more than wanted may be taken.
+  // By the whole block.
+  __device__ void clear() {
+    unsigned* const bins = &histogram[0][0];
+    for (int i = threadIdx.x; i < LISTS * kBins; i += blockDim.x) bins[i] = 0;
+  }
+
+  // visit(key, index) that counts keys of list `mine`, or where it is tied the indices of one key;
+  // indices are below `size`.
+  __device__ auto counter(int mine, bool tied, int size) {
+    const Key from = low[mine], range = high[mine] - from, equal = tied ? cut[mine].key : Key(0);
+    return [=, bins = histogram[mine], shift = shift_of(range)](Key key, int index) {
+      if (tied && key != equal) return;
+      const Key place = (tied ? Key(size - 1 - index) : key) - from;
+      if (place <= range) atomicAdd(&bins[place >> shift], 1);
+    };
+  }
+
+  // By the whole block, with a barrier between `want` and this: settles `cut`. `each` calls
+  // visit(key, index) for the keys of list `mine` that this thread looks after. Up to `slack` keys
+  // more than wanted may be taken. `counted` where all keys have been counted since `start`.
   template <typename Each>
-  __device__ void run(int mine, int size, int slack, Each each) {
-    while (__syncthreads_or(threadIdx.x < LISTS && need[threadIdx.x % LISTS] > 0)) {
-      unsigned* const bins = &histogram[0][0];
-      for (int i = threadIdx.x; i < LISTS * kBins; i += blockDim.x) bins[i] = 0;
-      const bool active = need[mine] > 0, tied = by_index[mine];
-      const Key from = low[mine], range = high[mine] - from, equal = cut[mine].key;
-      const int shift = shift_of(range);
-      __syncthreads();
-      if (active)
-        each([&](Key key, int index) {
-          if (tied && key != equal) return;
-          const Key place = (tied ? Key(size - 1 - index) : key) - from;
-          if (place <= range) atomicAdd(&histogram[mine][place >> shift], 1);
-        });
-      __syncthreads();
+  __device__ void run(int mine, int size, int slack, Each each, bool counted = false) {
+    for (; __syncthreads_or(threadIdx.x < LISTS && need[threadIdx.x % LISTS] > 0);
+         counted = false) {
+      if (!counted) {
+        clear();
+        __syncthreads();
+        if (need[mine] > 0) each(counter(mine, by_index[mine], size));
+        __syncthreads();
+      }
       const int list = threadIdx.x / 32;
       if (list < LISTS && need[list] > 0) narrow(list, size, slack);
       __syncthreads();
@@ -138,7 +152,7 @@ struct Select {
 template <typename Key>
 __device__ Cut<Key> take_highest(Select<Key, 1>& select, const Key* keys, int size, int wanted,
                                  int count, Key lowest, Key highest) {
-  if (threadIdx.x == 0) select.start(0, wanted, count, lowest, highest);
+  if (threadIdx.x == 0) select.start(0, lowest, highest), select.want(0, wanted, count);
   __syncthreads();
   select.run(0, size, 0, [&](auto visit) {
     for (int i = threadIdx.x; i < size; i += blockDim.x)

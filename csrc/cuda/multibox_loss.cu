@@ -65,28 +65,48 @@ __global__ void __launch_bounds__(kImageThreads)
   // 1. positives, and what the negatives rank by
   Seen<Key> seen;
   double localization = 0, classification = 0;
-  for (int i = threadIdx.x; i < num_priors; i += kImageThreads) {
-    const int row = target.row(first + i);
-    Key key = 0;
-    if (row >= 0) {
+  for (int base = threadIdx.x; base < num_priors; base += kAhead * kImageThreads) {
+    int rows[kAhead];
+    S losses[kAhead];
+#pragma unroll
+    for (int k = 0; k < kAhead; ++k) {
+      const int i = base + k * kImageThreads;
+      rows[k] = i < num_priors ? target.row(first + i) : -2;
+      losses[k] = i < num_priors ? cross_entropy[first + i] : S(0);
+    }
+    unsigned positives = 0;
+#pragma unroll
+    for (int k = 0; k < kAhead; ++k) {
+      const int i = base + k * kImageThreads;
+      if (i >= num_priors) break;
+      const bool positive = rows[k] >= 0;
+      keys[i] = positive || rows[k] == -2 ? Key(0) : seen.candidate(losses[k]);
+      selected[first + i] = positive;
+      positives |= unsigned(positive) << k;
+    }
+    for (; positives; positives &= positives - 1) {
+      const int i = base + (__ffs(positives) - 1) * kImageThreads;
       ++seen.positives;
       classification += cross_entropy[first + i];
-      const Box<S> prior = load_box<S>(boxes.priors, i);
-      const Box<S> wanted = encode(load_box<S>(boxes.gt_boxes, row), prior, boxes.variances);
+      const Box<S> truth = load_box<S>(boxes.gt_boxes, target.row(first + i));
+      const Box<S> wanted = encode(truth, load_box<S>(boxes.priors, i), boxes.variances);
       localization += localization_loss(load_box<S>(boxes.offsets, first + i), wanted);
-    } else if (row != -2) {
-      key = seen.candidate(cross_entropy[first + i]);
     }
-    keys[i] = key;
-    selected[first + i] = row >= 0;
   }
 
   // 2. the hardest negatives
   const Cut<Key> cut = hardest.find(keys, num_priors, neg_pos_ratio, seen);
-  for (int i = threadIdx.x; i < num_priors; i += kImageThreads) {
-    if (!cut.takes(keys[i], i)) continue;
-    classification += cross_entropy[first + i];
-    selected[first + i] = true;
+  for (int base = threadIdx.x; base < num_priors; base += kAhead * kImageThreads) {
+    S losses[kAhead];
+#pragma unroll
+    for (int k = 0; k < kAhead; ++k) {
+      const int i = base + k * kImageThreads;
+      const bool taken = i < num_priors && cut.takes(keys[i], i);
+      losses[k] = taken ? cross_entropy[first + i] : S(0);
+      if (taken) selected[first + i] = true;
+    }
+#pragma unroll
+    for (int k = 0; k < kAhead; ++k) classification += losses[k];
   }
 
   // 3. sums of the image, and by the last block of all images
@@ -100,6 +120,7 @@ __global__ void __launch_bounds__(kImageThreads)
   }
   __syncthreads();
   if (!last) return;
+  __threadfence();
   localization = classification = 0;
   long long all_positives = 0;
   for (int i = threadIdx.x; i < gridDim.x; i += kImageThreads) {
@@ -126,12 +147,15 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> multibox_loss_cuda(
     double size_variance) {
   const Inputs in(logits, offsets, priors, gt_boxes, gt_labels, matched);
   const int64_t batch = in.logits.size(0), num_priors = in.logits.size(1);
-  Tensor localization = torch::stable::new_zeros(in.priors, {});
-  Tensor classification = torch::stable::new_zeros(in.priors, {});
-  Tensor positives = torch::stable::new_zeros(in.priors, {}, ScalarType::Long);
+  Tensor localization = torch::stable::new_empty(in.priors, {});
+  Tensor classification = torch::stable::new_empty(in.priors, {});
+  Tensor positives = torch::stable::new_empty(in.priors, {}, ScalarType::Long);
   Tensor lse = torch::stable::new_empty(in.priors, {batch, num_priors});
   Tensor selected = torch::stable::new_empty(in.priors, {batch, num_priors}, ScalarType::Bool);
-  if (in.rows() == 0) return {localization, classification, positives, lse, selected};
+  if (in.rows() == 0) {
+    for (Tensor* sum : {&localization, &classification, &positives}) torch::stable::zero_(*sum);
+    return {localization, classification, positives, lse, selected};
+  }
   const Stream stream(in.logits);
   with_types(in, [&](auto element, auto number) {
     using T = decltype(element);

@@ -1,6 +1,8 @@
 // The gradient of the MultiBox loss in one launch that writes each element once, and reads only the
-// rows that were selected.
+// rows that were selected. Their softmax is taken anew: exp(x - lse) of a rounded lse would be off
+// by more than the promise where logits are large.
 #include "multibox_loss.cuh"
+#include "softmax.cuh"
 
 namespace ssdkern {
 namespace {
@@ -11,7 +13,6 @@ template <typename T, typename S>
 struct Gradients {
   const S *localization, *classification;  // of the two sums
   const T* logits;
-  const S* lse;
   const bool* selected;
   T* to_logits;
 };
@@ -80,11 +81,15 @@ __global__ void __launch_bounds__(kThreads)
   const bool mine = lane < kRows && base + lane < count && grads.selected[first + base + lane];
   for (unsigned todo = __ballot_sync(kAllLanes, mine); todo; todo &= todo - 1) {
     const int64_t i = first + base + __ffs(todo) - 1;
-    const int label = target.label(target.row(i));
-    const S scale = *grads.classification, lse = grads.lse[i];
+    const int label = target.label(target.matched[i]);
+    const S scale = *grads.classification;
+    const T* const x = grads.logits + i * num_classes;
+    T* const gradient = grads.to_logits + i * num_classes;
+    const S max = row_max<32, S>(x, 0, num_classes);
+    const S sum = row_sum<32, S>(x, num_classes, max);
     for (int c = lane; c < num_classes; c += 32) {
-      const S p = exp(S(grads.logits[i * num_classes + c]) - lse);
-      grads.to_logits[i * num_classes + c] = T((c == label ? p - 1 : p) * scale);
+      const S p = exp(S(x[c]) - max) / sum;
+      gradient[c] = T((c == label ? p - 1 : p) * scale);
     }
   }
 }
@@ -105,7 +110,7 @@ std::tuple<Tensor, Tensor> multibox_loss_backward_cuda(
   check_shape(selected, "selected", {batch, num_priors});
   const Tensor scale_localization = as(grad_localization, in.type);
   const Tensor scale_classification = as(grad_classification, in.type);
-  const Tensor sums = as(lse, in.type), taken = as(selected, ScalarType::Bool);
+  const Tensor taken = as(selected, ScalarType::Bool);
   Tensor to_logits = torch::stable::new_empty(in.logits, in.logits.sizes());
   Tensor to_offsets = torch::stable::new_empty(in.offsets, in.offsets.sizes());
   if (in.rows() == 0) return {to_logits, to_offsets};
@@ -114,8 +119,7 @@ std::tuple<Tensor, Tensor> multibox_loss_backward_cuda(
     using T = decltype(element);
     using S = decltype(number);
     const Gradients<T, S> grads{data<S>(scale_localization), data<S>(scale_classification),
-                                data<T>(in.logits),          data<S>(sums),
-                                data<bool>(taken),           data<T>(to_logits)};
+                                data<T>(in.logits), data<bool>(taken), data<T>(to_logits)};
     stream.launch<multibox_loss_backward_kernel<T, S>>(
         ceil_div(in.rows(), kBackwardRows), kThreads, 0, grads, in.target(),
         in.boxes<S>({center_variance, size_variance}), in.rows(), int(num_priors),

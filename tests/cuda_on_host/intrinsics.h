@@ -157,7 +157,6 @@ inline unsigned __float_as_uint(float value) { return std::bit_cast<unsigned>(va
 inline float __uint_as_float(unsigned bits) { return std::bit_cast<float>(bits); }
 inline long long __double_as_longlong(double value) { return std::bit_cast<long long>(value); }
 inline double __longlong_as_double(long long bits) { return std::bit_cast<double>(bits); }
-inline float __expf(float x) { return exp(x); }
 template <typename T>
 T min(T a, T b) {
   return b < a ? b : a;

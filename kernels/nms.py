@@ -70,6 +70,7 @@ def padded_nms_triton(
     """The kept indices in N slots, -1 in the rest, and how many there are: no synchronisation."""
     kept, count = _fake_padded(boxes, scores, groups, iou_threshold)
     N = scores.shape[0]
+    scores = scores.masked_fill(scores.isnan(), float("nan"))  # none whose sign is set: CUDA's last
     order = scores.sort(descending=True, stable=True).indices
     blocks = triton.cdiv(N, 64)
     if N == 0:

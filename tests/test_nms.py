@@ -59,11 +59,12 @@ def test_edges(threshold, device, backend):
     odd = [[0, 0, 1, 1], [1, 0, 2, 1], [0, 0, 1, 1], [0.5, 0.5, 0.5, 0.5], [0.5, 0.5, 0.5, 0.5]]
     odd += [[1, 1, 0, 0], [1, 0, 0, 1], [-INF, 0, INF, 1], [0, 0, INF, INF], [NAN, 0, 1, 1]]
     odd += [[0, 0, 1, 0.1], [-3, -3, -2, -2], [-3, -3, -2, -2]]  # IoU 0.1f with the first
+    odd += [[0, INF, 1, 1], [5, 5, INF, -INF]]
     boxes = torch.tensor(odd, device=device)
-    wild = torch.tensor([NAN, 1, INF, NAN, -INF] + [0.5] * 8)
-    for scores in (torch.rand(13), torch.arange(13.0), wild):
+    wild = torch.tensor([NAN, 1, INF, NAN, -INF, -NAN] + [0.5] * 9)  # -NAN has its sign set
+    for scores in (torch.rand(15), torch.arange(15.0), wild):
         check(boxes, scores.to(device), threshold, backend)
-    check(boxes.T.contiguous().T, torch.rand(26, device=device)[::2], threshold, backend)
+    check(boxes.T.contiguous().T, torch.rand(30, device=device)[::2], threshold, backend)
 
 
 @places("nms")

@@ -70,6 +70,17 @@ __global__ void __launch_bounds__(kRankThreads)
     sorted.place(GROUPED ? position : by_score, by_score, box, boxes, group);
 }
 
+// Signed integers that order as scores do: torch's sort of floats puts NaNs last whose sign is set.
+template <typename S>
+using SortKey = std::conditional_t<sizeof(S) == 8, int64_t, int>;
+
+template <typename S>
+__global__ void __launch_bounds__(kRankThreads)
+    key_kernel(const S* scores, int count, SortKey<S>* keys) {
+  const int i = blockIdx.x * kRankThreads + threadIdx.x;
+  if (i < count) keys[i] = SortKey<S>(order_key(scores[i]) ^ OrderKey<S>(1) << (sizeof(S) * 8 - 1));
+}
+
 // For more boxes, that torch has sorted: `by_rank` gives the box, `by_position` the rank.
 template <typename S, bool GROUPED>
 __global__ void __launch_bounds__(kRankThreads)
@@ -109,7 +120,11 @@ void bring_into_order(const Stream& stream, const Tensor& boxes, const Tensor& s
         GROUPED ? data<int64_t>(groups) : nullptr, total, sorted);
     return;
   }
-  const Tensor by_rank = std::get<1>(stable_sort(scores, true));
+  const auto type = sizeof(S) == 8 ? ScalarType::Long : ScalarType::Int;
+  Tensor keys = torch::stable::new_empty(scores, {total}, type);
+  stream.launch<key_kernel<S>>(ceil_div(total, kRankThreads), kRankThreads, 0, data<S>(scores),
+                               total, data<SortKey<S>>(keys));
+  const Tensor by_rank = std::get<1>(stable_sort(keys, true));
   Tensor of_position, by_position;
   if constexpr (GROUPED)
     std::tie(of_position, by_position) = stable_sort(pick(groups, by_rank), false);

@@ -6,7 +6,7 @@ from torch import library
 from ssdkern._backend import resolve
 from ssdkern.ops._check import as_kernel_input, compute_dtype, want, want_same_device
 from ssdkern.ops._dispatch import fake, kernel
-from ssdkern.ops.nms import suppress, want_scored_boxes
+from ssdkern.ops.nms import ranking, suppress, want_scored_boxes
 
 
 @torch.no_grad()
@@ -45,7 +45,7 @@ def batched_nms(boxes, scores, idxs, iou_threshold, *, backend=None):
 
 def batched_nms_torch(boxes, scores, idxs, iou_threshold):
     """The reference."""
-    order = scores.sort(descending=True, stable=True).indices
+    order = ranking(scores)
     alive = torch.ones_like(order[None], dtype=torch.bool)
     most = max(len(order), 1)
     keep = suppress(boxes[order][None], alive, iou_threshold, most, idxs[order][None])

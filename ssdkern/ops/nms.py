@@ -59,10 +59,17 @@ def want_scored_boxes(boxes, scores):
 
 def nms_torch(boxes, scores, iou_threshold):
     """The reference."""
-    order = scores.sort(descending=True, stable=True).indices
+    order = ranking(scores)
     alive = torch.ones_like(order[None], dtype=torch.bool)
     keep = suppress(boxes[order][None], alive, iou_threshold, max(len(order), 1))
     return order[keep[0]]
+
+
+def ranking(scores):
+    """Indices from the highest score on, NaN being the highest of all, equal ones in order."""
+    # CUDA's sort (torch 2.14) puts a NaN whose sign is set, such as 0 / 0 on x86, last
+    scores = scores.masked_fill(scores.isnan(), float("nan"))
+    return scores.sort(descending=True, stable=True).indices
 
 
 def suppress(boxes, alive, iou_threshold, most, group=None):

@@ -17,6 +17,7 @@ from ssdkern.ops.detect import detect_torch
 from ssdkern.ops.multiclass_nms import multiclass_nms_torch
 
 NAN = float("nan")
+MANY = 700 if INTERPRETED else 16384  # boxes that are ranked by counting
 
 
 def askew(tensor):
@@ -61,11 +62,47 @@ def clustered(count, device):
     return boxes.to(device), scores.to(device)
 
 
+def by_group(boxes, scores, groups, threshold):
+    """torchvision's nms of every group, in order of score, then index."""
+    boxes, scores, groups = boxes.cpu(), scores.cpu(), groups.cpu()
+    kept = torch.zeros(len(boxes), dtype=torch.bool)
+    for group in groups.unique():
+        rows = (groups == group).nonzero()[:, 0]
+        kept[rows[torchvision.ops.nms(boxes[rows], scores[rows], threshold)]] = True
+    order = scores.sort(descending=True, stable=True).indices
+    return order[kept[order]]
+
+
+def with_odd_ones(scores):
+    """NaNs of both signs come first, zeros of both signs are equal.
+
+    The emulation sorts by torch on the CPU, to which a NaN's sign is nothing: only a GPU can show
+    that it is nothing to CUDA's sort either.
+    """
+    odd = torch.tensor([NAN, -1.0, 0.0, float("inf")]).repeat(40)
+    odd[1::8] = torch.tensor(NAN).copysign(torch.tensor(-1.0))
+    odd[2::8] *= -1
+    scores[torch.randperm(len(scores))[: len(odd)]] = odd.to(scores)
+    return scores
+
+
 @places("nms")
-def test_nms_of_two_panels(device, backend):
-    boxes, scores = clustered(8192 + 700, device)
+def test_nms_of_three_panels(device, backend):
+    boxes, scores = clustered(MANY + 200, device)
+    with_odd_ones(scores)
     keep = ssdkern.nms(askew(boxes), scores, 0.4, backend=backend)
     assert torch.equal(keep.cpu(), torchvision.ops.nms(boxes.cpu(), scores.cpu(), 0.4))
+
+
+@places("nms")
+def test_nms_of_a_chain(device, backend):
+    """Each box suppresses its neighbours alone, from tile to tile of 32 and of 128 boxes."""
+    left = torch.arange(700.0, device=device)
+    boxes = torch.stack((left, 0 * left, left + 1.9, 0 * left + 1), dim=1)
+    for step in (1, 31, 303):  # a neighbour's place in the order: near, or tiles away
+        scores = -(left * step % 700)
+        keep = ssdkern.nms(boxes, scores, 0.3, backend=backend)
+        assert torch.equal(keep.cpu(), torchvision.ops.nms(boxes.cpu(), scores.cpu(), 0.3))
 
 
 @places("batched_nms")
@@ -74,17 +111,20 @@ def test_batched_nms_of_long_and_short_groups(count, device, backend):
     boxes, scores = clustered(count, device)
     groups = torch.where(torch.rand(count) < 0.7, 3, torch.randint(-2, 40, (count,))).to(device)
     keep = ssdkern.batched_nms(boxes, scores, groups, 0.4, backend=backend).cpu()
-    boxes, scores, groups = boxes.cpu(), scores.cpu(), groups.cpu()
-    kept = torch.zeros(count, dtype=torch.bool)
-    for group in groups.unique():
-        rows = (groups == group).nonzero()[:, 0]
-        kept[rows[torchvision.ops.nms(boxes[rows], scores[rows], 0.4)]] = True
-    order = scores.sort(descending=True, stable=True).indices
-    assert torch.equal(keep, order[kept[order]])
+    assert torch.equal(keep, by_group(boxes, scores, groups, 0.4))
+
+
+@places("batched_nms")
+def test_batched_nms_of_many_groups(device, backend):
+    boxes, scores = clustered(MANY + 500, device)
+    boxes, scores = boxes.double(), with_odd_ones(scores.double())
+    groups = torch.randint(0, 150, scores.shape).to(device)
+    keep = ssdkern.batched_nms(boxes, scores, groups, 0.05, backend=backend).cpu()
+    assert torch.equal(keep, by_group(boxes, scores, groups, 0.05))
 
 
 @places("nms")
-@pytest.mark.parametrize("threshold", [-1.0, 0.0, NAN, 1.0, 1e300, float("inf")])
+@pytest.mark.parametrize("threshold", [-1.0, 0.0, 1e-31, NAN, 0.99, 1.0, 1e300, float("inf")])
 def test_nms_thresholds(threshold, device, backend):
     boxes, scores = clustered(200, device)
     boxes[5:9] = boxes[4]

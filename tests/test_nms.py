@@ -68,6 +68,12 @@ def test_edges(threshold, device, backend):
 
 
 @places("nms")
+def test_iou_that_is_no_normal_number(device, backend):
+    boxes = torch.tensor([[0, 0, 1e8, 1e7], [-1e8, -1e7, 2e-15, 1e-15]], device=device)
+    assert check(boxes, torch.tensor([1.0, 0.5], device=device), 0.0, backend).tolist() == [0]
+
+
+@places("nms")
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 def test_half_is_computed_in_float32(dtype, device, backend):
     boxes, scores = random_boxes(200).to(device, dtype), torch.rand(200, device=device).to(dtype)

@@ -1,25 +1,27 @@
 // Boxes in the order in which suppression takes them: by group, then score, then index.
 #pragma once
 
+#include <cstdint>
+
 #include "select.cuh"
 
 namespace ssdkern {
 
-using Bits = unsigned long long;
-
-constexpr int kPanel = 8192, kRankThreads = 256;
+constexpr int kPanel = 8192;
+constexpr int kMostRanked = 16384;  // counting costs N^2; from here on torch's sort is no slower
+constexpr int kRankThreads = 256, kRankKeys = 1024;
 
 // Positions are those of the order by group and score; ranks those of the order by score alone,
 // which is the order of the result.
 template <typename S>
 struct Sorted {
-  Box<S>* boxes;       // by position
-  int64_t* groups;     // by position; null where there is one group
-  int* rank;           // by position; null where positions are ranks
-  int64_t* index;      // of the box, by rank
-  unsigned* removed;   // a bit for each position
-  Bits* kept;          // by position
-  Bits* kept_by_rank;  // null where positions are ranks
+  Box<S>* boxes;           // by position
+  int64_t* groups;         // by position; null where there is one group
+  int* rank;               // by position; null where positions are ranks
+  int64_t* index;          // of the box, by rank
+  unsigned* removed;       // a bit for each position
+  unsigned* kept;          // by position
+  unsigned* kept_by_rank;  // null where positions are ranks
   int64_t* result;
   int64_t* count;
 
@@ -29,45 +31,61 @@ struct Sorted {
     boxes[position] = load_box<S>(from, box);
     index[by_score] = box;
     if (groups) groups[position] = group, rank[position] = by_score;
-    if (position % 32 == 0) removed[position / 32] = 0;
-    if (position % 64 == 0 && kept_by_rank) kept_by_rank[position / 64] = 0;
+    if (position % 32 == 0) {
+      removed[position / 32] = 0;
+      if (kept_by_rank) kept_by_rank[position / 32] = 0;
+    }
   }
 };
 
-// Sorts up to kPanel boxes in one launch: a box's rank is the number of boxes before it.
-// Four threads share a box, each with a quarter of the others.
+// Sorts up to kMostRanked boxes in one launch: a box's rank is the number of boxes before it. A
+// lane has a box, a warp its share of the others.
 template <typename S, bool GROUPED>
 __global__ void __launch_bounds__(kRankThreads)
     rank_kernel(const S* boxes, const S* scores, const int64_t* groups, int count,
                 Sorted<S> sorted) {
-  using Key = decltype(order_key(S()));
-  __shared__ Key keys[kRankThreads];
-  __shared__ int64_t others[GROUPED ? kRankThreads : 1];
-  const int part = threadIdx.x % 4, box = blockIdx.x * (kRankThreads / 4) + threadIdx.x / 4;
-  const int mine = box < count ? box : count - 1;
+  using Key = OrderKey<S>;
+  constexpr int kShare = kRankKeys / (kRankThreads / 32);
+  alignas(16) __shared__ Key keys[kRankKeys];
+  alignas(16) __shared__ int64_t others[GROUPED ? kRankKeys : 1];
+  __shared__ int ranks[32], positions[32];
+  const int lane = threadIdx.x % 32, from = threadIdx.x / 32 * kShare;
+  const int start = blockIdx.x * 32, box = start + lane, mine = min(box, count - 1);
   const Key key = order_key(scores[mine]);
   const int64_t group = GROUPED ? groups[mine] : 0;
-  int by_score = 0, position = 0;
-  for (int base = 0; base < count; base += kRankThreads) {
+  if (threadIdx.x < 32) ranks[lane] = positions[lane] = 0;
+  int rank = 0, position = 0;
+  for (int base = 0; base < count; base += kRankKeys) {
     __syncthreads();
-    const int other = base + threadIdx.x;
-    if (other < count) keys[threadIdx.x] = order_key(scores[other]);
-    if (GROUPED && other < count) others[threadIdx.x] = groups[other];
+#pragma unroll
+    for (int at = 0; at < kRankKeys; at += kRankThreads) {
+      const int i = at + threadIdx.x, other = base + i;
+      const Key read = order_key(scores[min(other, count - 1)]);
+      keys[i] = other < count ? read : 0;  // 0 is after all
+      if (GROUPED) others[i] = other < count ? groups[other] : INT64_MAX;
+    }
     __syncthreads();
-    const int size = min(kRankThreads, count - base);
-    for (int i = part; i < size; i += 4) {
-      const bool before = keys[i] > key || (keys[i] == key && base + i < mine);
-      by_score += before;
-      if (GROUPED) position += others[i] < group || (others[i] == group && before);
+    const auto count_before = [&](auto bound) {
+#pragma unroll 32
+      for (int i = 0; i < kShare; ++i) {
+        const bool before = keys[from + i] > bound(i);
+        rank += before;
+        if (GROUPED) position += others[from + i] < group || (others[from + i] == group && before);
+      }
+    };
+    const int first = base + from;  // of equal keys those with a lower index are before
+    if (first / kShare == start / kShare) {
+      count_before([&](int i) { return key - (first + i < mine); });
+    } else {
+      const Key bound = key - (first < start);
+      count_before([bound](int) { return bound; });
     }
   }
-#pragma unroll
-  for (int d = 1; d < 4; d *= 2) {
-    by_score += __shfl_xor_sync(kAllLanes, by_score, d);
-    if (GROUPED) position += __shfl_xor_sync(kAllLanes, position, d);
-  }
-  if (part == 0 && box < count)
-    sorted.place(GROUPED ? position : by_score, by_score, box, boxes, group);
+  atomicAdd(&ranks[lane], rank);
+  if (GROUPED) atomicAdd(&positions[lane], position);
+  __syncthreads();
+  if (threadIdx.x < 32 && box < count)
+    sorted.place(GROUPED ? positions[lane] : ranks[lane], ranks[lane], box, boxes, group);
 }
 
 // Signed integers that order as scores do: torch's sort of floats puts NaNs last whose sign is set.
@@ -114,9 +132,9 @@ template <typename S, bool GROUPED>
 void bring_into_order(const Stream& stream, const Tensor& boxes, const Tensor& scores,
                       const Tensor& groups, const Sorted<S>& sorted) {
   const int total = int(boxes.size(0));
-  if (total <= kPanel) {
+  if (total <= kMostRanked) {
     stream.launch<rank_kernel<S, GROUPED>>(
-        ceil_div(total, kRankThreads / 4), kRankThreads, 0, data<S>(boxes), data<S>(scores),
+        ceil_div(total, 32), kRankThreads, 0, data<S>(boxes), data<S>(scores),
         GROUPED ? data<int64_t>(groups) : nullptr, total, sorted);
     return;
   }

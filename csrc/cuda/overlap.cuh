@@ -20,15 +20,38 @@ __device__ __forceinline__ S overlap(const Box<S>& a, const Box<S>& b) {
 template <typename S>
 struct Limit {
   S bound;  // the lowest S above the threshold
+  S part;   // an intersection needs a little more than this of the areas' sum; 0: unknown
 
-  explicit Limit(double threshold) : bound(S(threshold)) {
+  explicit Limit(double threshold) : bound(S(threshold)), part(0) {
     if (!(double(bound) > threshold)) bound = std::nextafter(bound, S(INFINITY));
     if (!(double(bound) > threshold)) bound = S(NAN);  // of NaN and infinity: nothing exceeds them
+    if (bound > S(1e-30) && bound < 2) part = S(bound / (1.0 + bound) * (1 - 1e-6));
+  }
+
+  __device__ __forceinline__ S share(S area) const { return part * area; }
+
+  // Bits of 32 boxes: those that may exceed the limit with `box`. None other does, as
+  // i / (a + b - i) < t where i < t / (1 + t) * (a + b), and where an intersection or a share is
+  // NaN so is the IoU. An intersection that is 0 for a negative height comes out lower. Numbers too
+  // small to be normal are multiples of one unit: two roundings up do not reach the next.
+  __device__ __forceinline__ unsigned suspects(const Box<S>& box, S own, const Box<S>* others,
+                                               const S* shares) const {
+    if (part == 0) return ~0u;
+    unsigned below = 0;
+#pragma unroll
+    for (int i = 31; i >= 0; --i) {
+      const Box<S> other = others[i];
+      const S width = fmin(box.x2, other.x2) - fmax(box.x1, other.x1);
+      const S height = fmin(box.y2, other.y2) - fmax(box.y1, other.y1);
+      const S excess = fmax(width, S(0)) * height - (own + shares[i]);
+      below = below << 1 | unsigned(signbit(excess));
+    }
+    return ~below;
   }
 
   __device__ __forceinline__ bool exceeded(S inter, S area_a, S area_b) const {
     const S joint = area_a + area_b - inter, limit = bound * joint;
-    if (limit > S(1e-30)) {  // the margins cover all rounding, here and in the division
+    if (part > 0 && limit > S(1e-30)) {  // the margins cover all rounding, also in the division
       if (inter < limit * S(1 - 1e-6)) return false;
       if (inter > limit * S(1 + 1e-6)) return true;
     }

@@ -12,6 +12,7 @@ from ssdkern.ops._check import (
     want_same_device,
 )
 from ssdkern.ops._dispatch import fake, kernel
+from ssdkern.ops.nms import ranking
 
 MAX_RATIO = 1e6
 
@@ -54,7 +55,7 @@ def mine_hard_negatives(loss, positive, *, neg_pos_ratio=3.0, backend=None):
 def mine_hard_negatives_torch(loss, positive, neg_pos_ratio):
     """The reference: one stable sort."""
     loss = loss.masked_fill(positive, -torch.inf)
-    order = loss.sort(dim=1, descending=True, stable=True).indices
+    order = ranking(loss)
     wanted = (positive.sum(dim=1, keepdim=True).double() * neg_pos_ratio).long()
     rank = torch.arange(loss.shape[1], device=loss.device)
     hardest = torch.zeros_like(positive).scatter(1, order, rank < wanted)

@@ -66,7 +66,7 @@ def nms_torch(boxes, scores, iou_threshold):
 
 
 def ranking(scores):
-    """Indices from the highest score on, NaN being the highest of all, equal ones in order."""
+    """Indices of each row from the highest score on, NaN above all, equal ones in order."""
     # CUDA's sort (torch 2.14) puts a NaN whose sign is set, such as 0 / 0 on x86, last
     scores = scores.masked_fill(scores.isnan(), float("nan"))
     return scores.sort(descending=True, stable=True).indices

@@ -8,7 +8,7 @@ from ssdkern.kernels.boxes import divide, iou, load_boxes, store_boxes, widen
 from ssdkern.kernels.launcher import launcher
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["N", "M"])
 def _box_iou_kernel(boxes1, boxes2, out, N, M, ROWS: tl.constexpr, COLS: tl.constexpr):
     tiles = tl.cdiv(N, ROWS) * tl.cdiv(M, COLS)
     image = (tl.program_id(0) // tiles).to(tl.int64)
@@ -29,7 +29,9 @@ def _share(a, b):
     return tl.where(a < b, 1.0, tl.where(a == b, 0.5, 0.0))
 
 
-@triton.jit
+@triton.jit(
+    do_not_specialize=["N", "M"], do_not_specialize_on_alignment=["row_stride", "col_stride"]
+)
 def _box_iou_backward_kernel(
     grad,  # element (row, col) of an image at row * row_stride + col * col_stride
     boxes,

@@ -52,21 +52,20 @@ def store_boxes(pointer, rows, mask, x1, y1, x2, y2):
 
 
 @triton.jit
-def load_box(pointer, row):
-    """One box, as four scalars."""
-    place = pointer + row.to(tl.int64) * 4
-    x1, y1 = widen(tl.load(place)), widen(tl.load(place + 1))
-    return x1, y1, widen(tl.load(place + 2)), widen(tl.load(place + 3))
+def intersection_and_union(ax1, ay1, ax2, ay2, bx1, by1, bx2, by2):
+    """Both areas; a pair with a NaN has a union that is NaN."""
+    width = tl.maximum(tl.minimum(ax2, bx2) - tl.maximum(ax1, bx1), 0.0)
+    height = tl.maximum(tl.minimum(ay2, by2) - tl.maximum(ay1, by1), 0.0)
+    inter = width * height
+    return inter, (ax2 - ax1) * (ay2 - ay1) + (bx2 - bx1) * (by2 - by1) - inter
 
 
 @triton.jit
 def iou(ax1, ay1, ax2, ay2, bx1, by1, bx2, by2):
     """Intersection over union; 0/0 and every pair with a NaN is NaN."""
-    width = tl.maximum(tl.minimum(ax2, bx2) - tl.maximum(ax1, bx1), 0.0)
-    height = tl.maximum(tl.minimum(ay2, by2) - tl.maximum(ay1, by1), 0.0)
-    inter = width * height
-    area = (ax2 - ax1) * (ay2 - ay1) + (bx2 - bx1) * (by2 - by1)
-    return divide(inter, area - inter)
+    inter, union = intersection_and_union(ax1, ay1, ax2, ay2, bx1, by1, bx2, by2)
+    apart = (inter == 0) & (union > 0)  # as most pairs are; a division of 0 is many times slower
+    return tl.where(apart, 0.0, divide(tl.where(apart, 1.0, inter), union))
 
 
 @triton.jit
@@ -86,13 +85,27 @@ def encode_axis(low, high, prior_low, prior_high, center_variance, size_variance
 
 
 @triton.jit
+def exponential(x):
+    """`tl.exp` loses digits of float32 beyond 40 or so, where it multiplies by log2(e) first."""
+    if x.dtype == tl.float64:
+        return tl.exp(x)
+    else:
+        power = tl.floor(x * 1.4426950408889634 + 0.5)
+        power = tl.minimum(tl.maximum(power, -126.0), 127.0)
+        rest = (
+            x - power * 0.693359375
+        ) + power * 2.12194440e-4  # log(2), whose first part is exact
+        return tl.exp(rest) * tl.exp2(power)
+
+
+@triton.jit
 def decode_axis(shift, scale, prior_low, prior_high, center_variance, size_variance, max_log_scale):
     """Low and high corner of one axis."""
     prior_size = at_least(prior_high - prior_low, EPS)
     center = shift * number(center_variance, shift) * prior_size + (prior_low + prior_high) * 0.5
     scale = scale * number(size_variance, scale)
     bound = number(max_log_scale, scale)
-    half = tl.exp(tl.where(scale > bound, bound, scale)) * prior_size * 0.5
+    half = exponential(tl.where(scale > bound, bound, scale)) * prior_size * 0.5
     return center - half, center + half
 
 

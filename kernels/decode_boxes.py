@@ -4,13 +4,21 @@ import torch
 import triton
 import triton.language as tl
 
-from ssdkern.kernels.boxes import EPS, at_least, decode_axis, load_boxes, number, store_boxes
+from ssdkern.kernels.boxes import (
+    EPS,
+    at_least,
+    decode_axis,
+    exponential,
+    load_boxes,
+    number,
+    store_boxes,
+)
 from ssdkern.kernels.launcher import launcher
 
 BLOCK = 256
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["rows"])
 def _decode_boxes_kernel(
     offsets,
     priors,
@@ -44,12 +52,12 @@ def _decode_axis_backward(
     prior_size = at_least(prior_high - prior_low, EPS)
     to_shift = (grad_low + grad_high) * number(center_variance, scale) * prior_size
     scale = scale * number(size_variance, scale)
-    half = tl.exp(scale) * prior_size * 0.5
+    half = exponential(scale) * prior_size * 0.5
     to_scale = (grad_high - grad_low) * half * number(size_variance, scale)
     return to_shift, tl.where(scale < number(max_log_scale, scale), to_scale, 0.0)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["rows"])
 def _decode_boxes_backward_kernel(
     grad,
     offsets,

@@ -18,7 +18,7 @@ from ssdkern.kernels.launcher import launcher
 BLOCK = 256
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["rows"])
 def _encode_boxes_kernel(
     boxes,
     priors,
@@ -48,7 +48,7 @@ def _encode_axis_backward(
     return to_both - to_size, to_both + to_size
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["rows"])
 def _encode_boxes_backward_kernel(
     grad,
     boxes,

@@ -3,15 +3,29 @@
 import numpy as np
 import pytest
 import torch
-from cases import GPU, INTERPRETED, golden, needs_native, places, random_boxes, scene, sizes, whole
+from cases import (
+    GPU,
+    INTERPRETED,
+    cannot,
+    golden,
+    needs_native,
+    places,
+    random_boxes,
+    scene,
+    sizes,
+    whole,
+)
 from torch import library
 from torchvision.models.detection._utils import SSDMatcher
 from torchvision.ops import box_iou
 
 from ssdkern import match_priors
+from ssdkern.ops._dispatch import kernel
 
 RULES = ("bipartite", "argmax")
 rules = pytest.mark.parametrize("rule", RULES)
+REASON = cannot("match_priors", "triton", "cpu")
+needs_triton = pytest.mark.skipif(REASON is not None, reason=f"match_priors: {REASON}")
 NAN, INF = float("nan"), float("inf")
 
 
@@ -86,6 +100,18 @@ def test_rows_behind_the_last_image_are_nobodys(rule, device, backend):
     assert torch.equal(got, expected)
     none = torch.zeros_like(s.gt_offsets)
     assert (match_priors(s.priors, buffer, none, rule=rule, backend=backend) == -1).all()
+
+
+@needs_triton
+@rules
+def test_offsets_beyond_the_buffer(rule):
+    """Nothing checks them on a GPU: of a range only what lies in the buffer counts."""
+    s = scene((3, 90, 3, 6))
+    boxes = s.priors[10:20]  # others lie before and behind it
+    offsets = torch.tensor([-3, 4, 9, 14]).int()
+    args = s.priors, boxes, offsets, 0.5, rule == "bipartite"
+    got = kernel("match_priors", "triton")(*args)
+    assert torch.equal(got, match_priors(s.priors, boxes, offsets.clamp(0, 10), rule=rule))
 
 
 @places("match_priors")

@@ -10,6 +10,11 @@ from ssdkern.kernels.select import kth_highest, load_keys, lowest_key, picked
 BLOCK = 4096
 
 
+def held(P):
+    """How many losses of an image stay in registers."""
+    return max(BLOCK, min(16384, triton.next_power_of_2(P)))
+
+
 @triton.jit
 def negatives_to_pick(positives, candidates, neg_pos_ratio):
     """min(int(ratio * positives), candidates), the product in float64 as in the reference."""
@@ -19,7 +24,13 @@ def negatives_to_pick(positives, candidates, neg_pos_ratio):
 
 @triton.jit
 def _mine_hard_negatives_kernel(
-    loss, positive, out, P, neg_pos_ratio: tl.float64, BLOCK: tl.constexpr
+    loss,
+    positive,
+    out,
+    P,
+    neg_pos_ratio: tl.float64,
+    BLOCK: tl.constexpr,
+    HELD: tl.constexpr,
 ):
     first = tl.program_id(0).to(tl.int64) * P
     loss, positive, out = loss + first, positive + first, out + first
@@ -32,7 +43,7 @@ def _mine_hard_negatives_kernel(
     k = negatives_to_pick(tl.sum(positives), tl.sum(candidates), neg_pos_ratio)
     least, ties = ~lowest, k
     if k > 0:
-        least, ties = kth_highest(loss, positive, P, k, True, BLOCK)
+        least, ties = kth_highest(loss, positive, P, k, True, BLOCK, HELD)
     seen = tl.full([], 0, tl.int32)
     for start in range(0, P, BLOCK):
         i = start + tl.arange(0, BLOCK)
@@ -52,5 +63,5 @@ def mine_hard_negatives_triton(
     images, P = loss.shape
     if out.numel():
         args = loss, positive, out, P, neg_pos_ratio
-        _mine_hard_negatives_kernel[(images,)](*args, BLOCK=BLOCK, num_warps=16)
+        _mine_hard_negatives_kernel[(images,)](*args, BLOCK=BLOCK, HELD=held(P), num_warps=16)
     return out

@@ -6,12 +6,12 @@ import triton.language as tl
 
 from ssdkern.kernels.boxes import residuals, widen
 from ssdkern.kernels.launcher import launcher
-from ssdkern.kernels.mine_hard_negatives import negatives_to_pick
-from ssdkern.kernels.multibox_loss_backward import multibox_loss_backward_triton, tile
+from ssdkern.kernels.mine_hard_negatives import BLOCK, held, negatives_to_pick
+from ssdkern.kernels.multibox_loss_backward import multibox_loss_backward_triton
 from ssdkern.kernels.select import kth_highest, load_keys, lowest_key, picked
+from ssdkern.kernels.softmax import peak_and_total, tile
 
 __all__ = ["multibox_loss_backward_triton", "multibox_loss_triton"]
-BLOCK = 4096
 
 
 @triton.jit
@@ -19,7 +19,7 @@ def _smooth_l1(x):
     return tl.where(tl.abs(x) < 1, 0.5 * x * x, tl.abs(x) - 0.5)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["truths"])
 def _multibox_loss_kernel(
     logits,
     offsets,
@@ -31,10 +31,10 @@ def _multibox_loss_kernel(
     rank,
     parts,
     P,
-    C,
     truths,
     center_variance: tl.float64,
     size_variance: tl.float64,
+    C: tl.constexpr,
     ROWS: tl.constexpr,
     COLS: tl.constexpr,
 ):
@@ -42,40 +42,34 @@ def _multibox_loss_kernel(
 
     `parts` [2, B, blocks] takes the sums over the positives of both terms.
     """
-    image = tl.program_id(1).to(tl.int64)
-    lane, first = tl.arange(0, ROWS), tl.program_id(0) * ROWS
-    prior = first + lane
+    blocks = tl.cdiv(P, ROWS)
+    block, image = tl.program_id(0) % blocks, (tl.program_id(0) // blocks).to(tl.int64)
+    lane = tl.arange(0, ROWS)
+    prior = block * ROWS + lane
     live, row = prior < P, image * P + prior
+    logits += (image * P + block * ROWS) * C
     match = tl.load(matched + row, mask=live, other=-2)
     positive = (match >= 0) & (match < truths)
     label = tl.load(gt_labels + match, mask=positive, other=0)
+    known = live & (label >= 0) & (label < C)
+    chosen = widen(tl.load(logits + lane * C + label.to(tl.int32), mask=known, other=0.0))
 
-    # 1. logsumexp in one pass
-    zero = tl.zeros([ROWS], parts.dtype.element_ty)
-    peak, total, chosen = zero - 3e38, zero, zero
-    for start in range(0, C, COLS):
-        col = start + tl.arange(0, COLS)
-        mask = live[:, None] & (col < C)[None, :]
-        place = logits + (image * P + first) * C + lane[:, None] * C + col[None, :]
-        x = widen(tl.load(place, mask=mask, other=float("-inf")))
-        top = tl.maximum(peak, tl.max(x, axis=1))
-        total = total * tl.exp(peak - top) + tl.sum(tl.exp(x - top[:, None]), axis=1)
-        chosen += tl.sum(tl.where(col[None, :] == label[:, None], x, 0.0), axis=1)
-        peak = top
+    # 1. logsumexp
+    peak, total = peak_and_total(logits, live, parts.dtype.element_ty, C, COLS)
     cross_entropy = tl.log(total) - (chosen - peak)
     tl.store(lse + row, peak + tl.log(total), mask=live)
     tl.store(rank + row, tl.where(match == -1, cross_entropy, float("-inf")), mask=live)
 
     # 2. positives, which most blocks have none of
-    smooth = zero
+    smooth = tl.zeros_like(total)
     if tl.max(positive.to(tl.int32)) > 0:
         dx, dy, dw, dh = residuals(
             offsets, priors, gt_boxes, row, prior, match, positive, center_variance, size_variance
         )
         smooth = _smooth_l1(dx) + _smooth_l1(dy) + _smooth_l1(dw) + _smooth_l1(dh)
-    parts += image * tl.num_programs(0) + tl.program_id(0)
+    parts += tl.program_id(0)
     tl.store(parts, tl.sum(tl.where(positive, smooth, 0.0)))
-    parts += tl.num_programs(1).to(tl.int64) * tl.num_programs(0)
+    parts += tl.num_programs(0)
     tl.store(parts, tl.sum(tl.where(positive, cross_entropy, 0.0)))
 
 
@@ -91,6 +85,7 @@ def _pick_kernel(
     blocks,
     neg_pos_ratio: tl.float64,
     BLOCK: tl.constexpr,
+    HELD: tl.constexpr,
 ):
     """Chooses the negatives of one image and sums over it, into `sums` [2, B] and `counts` [B]."""
     image, images = tl.program_id(0).to(tl.int64), tl.num_programs(0)
@@ -105,7 +100,7 @@ def _pick_kernel(
     k = negatives_to_pick(tl.sum(positives), tl.sum(candidates), neg_pos_ratio)
     least, ties = ~lowest, k
     if k > 0:
-        least, ties = kth_highest(rank, rank, P, k, False, BLOCK)
+        least, ties = kth_highest(rank, rank, P, k, False, BLOCK, HELD)
 
     smooth, cross_entropy, seen = zero, zero, tl.full([], 0, tl.int32)
     for start in range(0, P, BLOCK):
@@ -125,7 +120,7 @@ def _pick_kernel(
     tl.store(counts + image, tl.sum(positives))
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["B"])
 def _total_kernel(sums, counts, localization, classification, positives, B, BLOCK: tl.constexpr):
     zero = tl.zeros([BLOCK], sums.dtype.element_ty)
     smooth, cross_entropy, count = zero, zero, tl.zeros([BLOCK], tl.int64)
@@ -170,11 +165,11 @@ def multibox_loss_triton(
     rank, parts = torch.empty_like(lse), lse.new_empty(2, images, blocks)
     sums, counts = lse.new_empty(2, images), positives.new_empty(images)
     if selected.numel():
-        args = *inputs, matched, lse, rank, parts, P, C, gt_boxes.shape[0], *variances
-        _multibox_loss_kernel[(blocks, images)](*args, ROWS=rows, COLS=cols, num_warps=4)
+        args = *inputs, matched, lse, rank, parts, P, gt_boxes.shape[0], *variances
+        _multibox_loss_kernel[(blocks * images,)](*args, C=C, ROWS=rows, COLS=cols, num_warps=4)
     if images:
         args = matched, rank, selected, parts, sums, counts, P, blocks, neg_pos_ratio
-        _pick_kernel[(images,)](*args, BLOCK=BLOCK, num_warps=16)
+        _pick_kernel[(images,)](*args, BLOCK=BLOCK, HELD=held(P), num_warps=16)
     args = sums, counts, localization, classification, positives, images
     _total_kernel[(1,)](*args, BLOCK=128, num_warps=1)
     return outputs

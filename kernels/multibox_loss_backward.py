@@ -4,14 +4,9 @@ import torch
 import triton
 import triton.language as tl
 
-from ssdkern.kernels.boxes import residuals, store_boxes, widen
+from ssdkern.kernels.boxes import residuals, store_boxes
 from ssdkern.kernels.launcher import launcher
-
-
-def tile(num_classes):
-    """Rows and columns of logits that a program of four warps holds at a time."""
-    cols = min(128, triton.next_power_of_2(num_classes))
-    return min(128, 2048 // cols), cols
+from ssdkern.kernels.softmax import load_logits, tile
 
 
 @triton.jit
@@ -19,7 +14,7 @@ def _slope(x):
     return tl.where(x < -1, -1.0, tl.where(x > 1, 1.0, x))
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["truths"])
 def _multibox_loss_backward_kernel(
     grad_localization,
     grad_classification,
@@ -34,33 +29,35 @@ def _multibox_loss_backward_kernel(
     grad_logits,
     grad_offsets,
     P,
-    C,
     truths,
     center_variance: tl.float64,
     size_variance: tl.float64,
+    C: tl.constexpr,
     ROWS: tl.constexpr,
     COLS: tl.constexpr,
 ):
-    lane, prior = tl.arange(0, ROWS), tl.program_id(0) * ROWS + tl.arange(0, ROWS)
-    live, row = prior < P, tl.program_id(1).to(tl.int64) * P + prior
-    first = (tl.program_id(1).to(tl.int64) * P + tl.program_id(0) * ROWS) * C
+    blocks = tl.cdiv(P, ROWS)
+    block, image = tl.program_id(0) % blocks, (tl.program_id(0) // blocks).to(tl.int64)
+    lane = tl.arange(0, ROWS)
+    prior = block * ROWS + lane
+    live, row = prior < P, image * P + prior
+    first = (image * P + block * ROWS) * C
     logits, grad_logits = logits + first, grad_logits + first
     match = tl.load(matched + row, mask=live, other=-2)
     positive = (match >= 0) & (match < truths)
-    label = tl.load(gt_labels + match, mask=positive, other=0)
+    label = tl.load(gt_labels + match, mask=positive, other=0).to(tl.int32)
     pick = tl.load(selected + row, mask=live, other=0) != 0
     some, shift = tl.max(pick.to(tl.int32)) > 0, tl.load(lse + row, mask=pick, other=0.0)
     scale = tl.load(grad_classification)
     for start in range(0, C, COLS):
-        col = start + tl.arange(0, COLS)
-        place = lane[:, None] * C + col[None, :]
+        col = start + tl.arange(0, COLS)[None, :]
         grad = tl.zeros([ROWS, COLS], lse.dtype.element_ty)
         if some:
-            mask = pick[:, None] & (col < C)[None, :]
-            x = widen(tl.load(logits + place, mask=mask, other=0.0))
-            grad = tl.exp(x - shift[:, None]) - (col[None, :] == label[:, None]).to(grad.dtype)
+            x = load_logits(logits, pick, start, C, COLS)
+            grad = tl.exp(x - shift[:, None]) - (col == label[:, None]).to(grad.dtype)
             grad = tl.where(pick[:, None], grad * scale, 0.0)
-        tl.store(grad_logits + place, grad, mask=live[:, None] & (col < C)[None, :])
+        place = grad_logits + (lane[:, None] * C + col)
+        tl.store(place, grad, mask=live[:, None] & (col < C))
 
     zero = tl.zeros([ROWS], lse.dtype.element_ty)
     dx, dy, dw, dh = zero, zero, zero, zero
@@ -97,10 +94,11 @@ def multibox_loss_backward_triton(
     images, P, C = logits.shape
     if selected.numel():
         inputs = logits, offsets, priors, gt_boxes, gt_labels, matched, lse, selected
-        numbers = P, C, gt_boxes.shape[0], center_variance, size_variance
+        numbers = P, gt_boxes.shape[0], center_variance, size_variance
         rows, cols = tile(C)
-        _multibox_loss_backward_kernel[(triton.cdiv(P, rows), images)](
+        _multibox_loss_backward_kernel[(triton.cdiv(P, rows) * images,)](
             *(grad_localization, grad_classification, *inputs, *grads, *numbers),
+            C=C,
             ROWS=rows,
             COLS=cols,
             num_warps=4,

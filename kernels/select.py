@@ -39,25 +39,31 @@ def load_keys(values, skip, i, count, SKIP: tl.constexpr):
 
 
 @triton.jit
-def kth_highest(values, skip, count, k, SKIP: tl.constexpr, BLOCK: tl.constexpr):
+def kth_highest(
+    values, skip, count, k, SKIP: tl.constexpr, BLOCK: tl.constexpr, HELD: tl.constexpr
+):
     """What picks `k` of the values: all above the first result, and at it the first so many.
 
-    At least `k` >= 1 values take part.
+    At least `k` >= 1 values take part. The first HELD stay in registers, the rest is read again and
+    again.
     """
     lowest = lowest_key(tl.full([], 0.0, values.dtype.element_ty))
-    low, high = ~lowest, lowest
-    for start in range(0, count, BLOCK):
+    held = load_keys(values, skip, tl.arange(0, HELD), count, SKIP)
+    low, high = tl.min(tl.where(held == lowest, ~lowest, held)), tl.max(held)
+    for start in range(HELD, count, BLOCK):
         key = load_keys(values, skip, start + tl.arange(0, BLOCK), count, SKIP)
         low = tl.minimum(low, tl.min(tl.where(key == lowest, ~lowest, key)))
         high = tl.maximum(high, tl.max(key))
     above = tl.full([], 0, tl.int32)  # how many lie above `high`
     while low < high:
         middle = (low | high) - ((low ^ high) >> 1)  # the upper mean, without overflow
-        hits = tl.zeros([BLOCK], tl.int32)
-        for start in range(0, count, BLOCK):
-            key = load_keys(values, skip, start + tl.arange(0, BLOCK), count, SKIP)
-            hits += (key >= middle).to(tl.int32)
-        total = tl.sum(hits)
+        total = tl.sum((held >= middle).to(tl.int32))
+        if count > HELD:
+            hits = tl.zeros([BLOCK], tl.int32)
+            for start in range(HELD, count, BLOCK):
+                key = load_keys(values, skip, start + tl.arange(0, BLOCK), count, SKIP)
+                hits += (key >= middle).to(tl.int32)
+            total += tl.sum(hits)
         low = tl.where(total > k, middle, tl.where(total == k, middle - 1, low))
         high = tl.where(total > k, high, middle - 1)
         above = tl.where(total > k, above, total)

@@ -1,15 +1,18 @@
 """mine_hard_negatives against NumPy's lexsort: masks, exactly."""
 
+import importlib
+
 import numpy as np
 import pytest
 import torch
-from cases import INTERPRETED, needs_native, places, whole
+from cases import INTERPRETED, cannot, needs_native, places, whole
 from torch import library
 
 from ssdkern import mine_hard_negatives
 
 SHAPES = [(1, 1), (3, 37), (2, 1000)] + ([] if INTERPRETED else [(4, 8732)])
 shapes = pytest.mark.parametrize("shape", SHAPES, ids=lambda s: "B{}P{}".format(*s))
+REASON = cannot("mine_hard_negatives", "triton", "cpu")
 NAN, INF = float("nan"), float("inf")
 
 
@@ -109,6 +112,14 @@ def test_rejects():
     for ratio in (-1, NAN, INF):
         with pytest.raises(ValueError, match="want 0 <= neg_pos_ratio <= "):
             mine_hard_negatives(loss, positive, neg_pos_ratio=ratio)
+
+
+@pytest.mark.skipif(REASON is not None, reason=f"mine_hard_negatives: {REASON}")
+def test_more_losses_than_registers(monkeypatch):
+    module = importlib.import_module("ssdkern.kernels.mine_hard_negatives")
+    monkeypatch.setattr(module, "BLOCK", 32)
+    monkeypatch.setattr(module, "held", lambda P: 64)
+    check(torch.rand(3, 300), torch.rand(3, 300) < 0.1, 3.0, "triton")
 
 
 @needs_native("mine_hard_negatives")

@@ -244,6 +244,17 @@ def test_rows_far_from_zero(level, device, backend):
 
 
 @places("multibox_loss")
+def test_logits_beyond_float32(device, backend):
+    """Rows whose every logit lies below what a float32 holds."""
+    s = scene((2, 40, 4, 4), device).to(torch.float64)
+    s = s._replace(logits=-1e300 * s.logits.abs())
+    got, grads = loss_and_gradients(s, backend)
+    want, want_grads = loss_and_gradients(s, "torch")
+    assert_close(got.classification, want.classification)
+    assert_close(grads[0], want_grads[0], scale=1)
+
+
+@places("multibox_loss")
 def test_one_term_alone(device, backend):
     s = scene((2, 40, 4, 4), device)
     _, (both_logits, both_offsets) = loss_and_gradients(s, backend)

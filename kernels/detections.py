@@ -3,14 +3,16 @@
 import triton
 import triton.language as tl
 
-from ssdkern.kernels.boxes import decode_axis, divide, load_boxes, number, store_boxes, widen
+from ssdkern.kernels.boxes import decode_axis, load_boxes, number, store_boxes
 from ssdkern.kernels.select import kth_highest, load_keys, lowest_key, picked
+from ssdkern.kernels.softmax import load_logits, peak_and_total, probability
 
 
 @triton.jit
-def probability(x, peak, total):
-    """Softmax as torch computes it, from the maximum of the row and its sum of exponentials."""
-    return divide(tl.exp(x - peak), total)
+def _store_marks(marks, hit, col, C: tl.constexpr):
+    """A column of 32 priors as a word."""
+    word = tl.sum(hit.to(tl.int32) << tl.arange(0, 32)[:, None], axis=0)
+    tl.store(marks + col, word, mask=col < C)
 
 
 @triton.jit
@@ -20,43 +22,46 @@ def mark_kernel(
     totals,
     marks,
     P,
-    C,
     score_threshold: tl.float64,
     SOFTMAX: tl.constexpr,
+    C: tl.constexpr,
     COLS: tl.constexpr,
 ):
     """Marks scores above the threshold: 32 priors a bit each in a word of `marks` [B, words, C].
 
     `values` are scores, or logits, of which `peaks` and `totals` [B, P] keep what softmax needs.
     """
-    image, words = tl.program_id(1).to(tl.int64), tl.num_programs(0)
-    lane = tl.arange(0, 32)
-    prior = tl.program_id(0) * 32 + lane
+    words = tl.cdiv(P, 32)
+    group, image = tl.program_id(0) % words, (tl.program_id(0) // words).to(tl.int64)
+    prior = group * 32 + tl.arange(0, 32)
     live, row = prior < P, image * P + prior
-    values += (image * P + tl.program_id(0) * 32) * C
-    peak = tl.zeros([32], peaks.dtype.element_ty) - 3e38
-    total = tl.zeros([32], peaks.dtype.element_ty)
+    values += (image * P + group * 32) * C
+    marks += tl.program_id(0).to(tl.int64) * C
+    unclear = True
     if SOFTMAX:
-        for start in range(0, C, COLS):
-            col = start + tl.arange(0, COLS)
-            mask = live[:, None] & (col < C)[None, :]
-            place = values + lane[:, None] * C + col[None, :]
-            x = widen(tl.load(place, mask=mask, other=float("-inf")))
-            top = tl.maximum(peak, tl.max(x, axis=1))
-            total = total * tl.exp(peak - top) + tl.sum(tl.exp(x - top[:, None]), axis=1)
-            peak = top
+        peak, total = peak_and_total(values, live, peaks.dtype.element_ty, C, COLS)
         tl.store(peaks + row, peak, mask=live)
         tl.store(totals + row, total, mask=live)
-    for start in range(0, C, COLS):
-        col = start + tl.arange(0, COLS)
-        mask = live[:, None] & (col < C)[None, :]
-        place = values + lane[:, None] * C + col[None, :]
-        score = widen(tl.load(place, mask=mask, other=float("-inf")))
-        if SOFTMAX:
-            score = probability(score, peak[:, None], total[:, None])
-        hit = mask & (score > number(score_threshold, score))
-        word = tl.sum(hit.to(tl.int32) << lane[:, None], axis=0)
-        tl.store(marks + (image * words + tl.program_id(0)) * C + col, word, mask=col < C)
+        # 1. in logarithms, with a margin that covers all rounding
+        limit = number(score_threshold, total)
+        bar = tl.log(limit * total)
+        bar = tl.where(limit > 1e-30, bar, float("nan"))[:, None]
+        doubts = tl.zeros([32, COLS], tl.int32)
+        for start in range(0, C, COLS):
+            x = load_logits(values, live, start, C, COLS) - peak[:, None]
+            hit = x > bar + 1e-4
+            doubts |= ((hit | (x < bar - 1e-4)) == 0).to(tl.int32)
+            _store_marks(marks, hit, start + tl.arange(0, COLS), C)
+        unclear = tl.max(doubts) > 0
+    if unclear:
+        # 2. as the scores are
+        tl.debug_barrier()
+        for start in range(0, C, COLS):
+            score = load_logits(values, live, start, C, COLS)
+            if SOFTMAX:
+                score = probability(score, peak[:, None], total[:, None])
+            hit = score > number(score_threshold, score)
+            _store_marks(marks, hit, start + tl.arange(0, COLS), C)
 
 
 @triton.jit
@@ -123,6 +128,7 @@ def merge_kernel(
     DECODE: tl.constexpr,
     CLIP: tl.constexpr,
     BLOCK: tl.constexpr,
+    HELD: tl.constexpr,
 ):
     """The `keep_top_k` best of an image out of `slots` kept in each class, -inf where unused.
 
@@ -142,7 +148,7 @@ def merge_kernel(
     total = tl.minimum(tl.sum(used), keep_top_k)
     least, ties = lowest, tl.full([], 0, tl.int32)
     if tl.sum(used) > keep_top_k:
-        least, ties = kth_highest(kept_scores, kept_scores, count, total, False, BLOCK)
+        least, ties = kth_highest(kept_scores, kept_scores, count, total, False, BLOCK, HELD)
     seen, found = tl.full([], 0, tl.int32), tl.full([], 0, tl.int32)
     for start in range(0, count, BLOCK):
         i = start + tl.arange(0, BLOCK)

@@ -5,7 +5,7 @@ import torch
 import triton
 import triton.language as tl
 
-from ssdkern.kernels.boxes import iou
+from ssdkern.kernels.boxes import divide, intersection_and_union, number
 
 
 def round_down(limit, dtype):
@@ -23,14 +23,30 @@ def _or(a, b):
 
 
 @triton.jit
-def any_bits(words):
-    return tl.reduce(words, 0, _or)
+def any_bits(words, AXIS: tl.constexpr):
+    """Their union; a warp takes 32 words of 32 bits in one instruction."""
+    return tl.reduce(words, AXIS, _or)
+
+
+@triton.jit
+def join(low, high):
+    """A word of 64 bits from its halves."""
+    return (high.to(tl.int64) << 32) | (low.to(tl.int64) & 0xFFFFFFFF)
 
 
 @triton.jit
 def pack(bits):
     """Bit i of the word is element i of `bits` [64]."""
-    return tl.sum(bits.to(tl.int64) << tl.arange(0, 64).to(tl.int64), axis=0)
+    bits = bits.to(tl.int32) << (tl.arange(0, 64) % 32)
+    low, high = tl.split(tl.sum(tl.reshape(bits, [2, 32]), axis=1))
+    return join(low, high)
+
+
+@triton.jit
+def pack_rows(bits):
+    """Row i as the halves of a word; `bits` is [64, 64]."""
+    bits = bits.to(tl.int32) << (tl.arange(0, 64) % 32)[None, :]
+    return tl.split(tl.sum(tl.reshape(bits, [64, 2, 32]), axis=2))
 
 
 @triton.jit
@@ -40,8 +56,11 @@ def unpack(word):
 
 @triton.jit
 def overlaps(ax1, ay1, ax2, ay2, bx1, by1, bx2, by2, limit):
-    """Whether the IoU of boxes a (axis 0) and b (axis 1) exceeds `limit`, from `round_down`."""
-    value = iou(
+    """Whether the IoU of boxes a (axis 0) and b (axis 1) exceeds `limit`, from `round_down`.
+
+    The margins cover all rounding; where none of a tile lies between them, nothing is divided.
+    """
+    inter, union = intersection_and_union(
         ax1[:, None],
         ay1[:, None],
         ax2[:, None],
@@ -51,18 +70,21 @@ def overlaps(ax1, ay1, ax2, ay2, bx1, by1, bx2, by2, limit):
         bx2[None, :],
         by2[None, :],
     )
-    if value.dtype == tl.float64:
-        return value > limit
-    else:
-        return value > tl.cast(limit, tl.float32)
+    limit = number(limit, inter)
+    bar = limit * union
+    over = inter > bar * (1 + 1e-6)
+    clear = (bar > 1e-30) & (over | (inter < bar * (1 - 1e-6)))
+    if tl.max((clear == 0).to(tl.int32)) > 0:
+        over = divide(inter, union) > limit
+    return over
 
 
 @triton.jit
 def suppressed_bits(over):
     """Row i as a word: the boxes of higher index that box i covers; `over` is [64, 64]."""
     lane = tl.arange(0, 64)
-    over &= lane[:, None] < lane[None, :]
-    return tl.sum(over.to(tl.int64) << lane.to(tl.int64)[None, :], axis=1)
+    low, high = pack_rows(over & (lane[:, None] < lane[None, :]))
+    return join(low, high)
 
 
 @triton.jit
@@ -72,9 +94,11 @@ def keep_greedily(alive, covers):
     `covers` [64] are `suppressed_bits`. Keeping what no kept box covers, again and again, settles
     at least one more box a round, and has greedy suppression as its one fixed point.
     """
+    low, high = covers.to(tl.int32), (covers >> 32).to(tl.int32)
     keep = alive
     previous = ~keep
     while keep != previous:
-        previous = keep
-        keep = alive & ~any_bits(tl.where(unpack(keep), covers, 0))
+        previous, some = keep, unpack(keep)
+        covered = any_bits(tl.where(some, low, 0), 0), any_bits(tl.where(some, high, 0), 0)
+        keep = alive & ~join(covered[0], covered[1])
     return keep

@@ -1,14 +1,17 @@
 """multiclass_nms against torchvision's nms, image by image and class by class: exactly."""
 
+import importlib
+
 import pytest
 import torch
-from cases import INTERPRETED, assert_same, needs_native, places, random_boxes, scene, whole
+from cases import INTERPRETED, assert_same, cannot, needs_native, places, random_boxes, scene, whole
 from torch import library
 from torchvision.ops import nms as torchvision_nms
 
 from ssdkern import multiclass_nms
 
 NAN = float("nan")
+REASON = cannot("multiclass_nms", "triton", "cpu")
 SIZES = [(1, 1, 2), (2, 37, 5), (3, 300, 6)] + ([] if INTERPRETED else [(2, 2000, 21)])
 sizes = pytest.mark.parametrize("size", SIZES, ids=lambda s: "B{}P{}C{}".format(*s))
 FIVE = ("boxes", "scores", "labels", "prior_index", "count")
@@ -152,6 +155,15 @@ def test_rejects():
     ):
         with pytest.raises(ValueError, match=message):
             multiclass_nms(*arguments, **kwargs)
+
+
+@pytest.mark.skipif(REASON is not None, reason=f"multiclass_nms: {REASON}")
+def test_more_classes_than_programs(monkeypatch):
+    """A program takes several classes, and a wave of them what fits the scratch."""
+    module = importlib.import_module("ssdkern.kernels.multiclass_nms")
+    monkeypatch.setattr(module, "PROGRAMS", 2)
+    monkeypatch.setattr(module, "CANDIDATES", 5 * 40)
+    check(*random_input((3, 60, 5), "cpu"), "triton", nms_top_k=40, keep_top_k=30)
 
 
 @needs_native("multiclass_nms")

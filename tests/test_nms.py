@@ -9,7 +9,7 @@ from torchvision.ops import nms as torchvision_nms
 
 from ssdkern import nms
 
-COUNTS = [0, 1, 37, 300] + ([] if INTERPRETED else [1500])
+COUNTS = [0, 1, 37, 400] + ([] if INTERPRETED else [1500])
 NAN, INF = float("nan"), float("inf")
 
 

@@ -17,13 +17,14 @@ compiled = pytest.mark.skipif(
 EXACT = {
     "_box_iou_kernel",
     "_match_priors_kernel",
-    "_claim_priors_kernel",
+    "claim_priors_kernel",
     "_nms_kernel",
+    "candidates_kernel",
     "_multiclass_nms_kernel",
 }
 
 
-def launch_all(P=8732, C=81, B=32, T=3200):
+def launch_all(P=8732, C=81, B=32, T=3200, N=8732):
     """Calls every launcher at the size of SSD300 on COCO."""
     from ssdkern.kernels.box_iou import box_iou_backward_triton, box_iou_triton
     from ssdkern.kernels.decode_boxes import decode_boxes_backward_triton, decode_boxes_triton
@@ -50,7 +51,7 @@ def launch_all(P=8732, C=81, B=32, T=3200):
     inputs = logits, offsets, priors, truth, labels, matched
     localization, classification, _, *kept = multibox_loss_triton(*inputs, 3.0, *variances)
     multibox_loss_backward_triton(localization, classification, *inputs, *kept, *variances)
-    padded_nms_triton(priors, priors[:, 0], torch.zeros(P).long(), 0.5)
+    padded_nms_triton(torch.empty(N, 4), torch.empty(N), torch.zeros(N).long(), 0.5)
     multiclass_nms_triton(offsets, logits, 0.01, 0.45, 400, 200)
     detect_triton(logits, offsets, priors, 0.01, 0.45, 400, 200, *variances, 4.0, False)
 
@@ -82,6 +83,34 @@ def test_compiles_ahead_of_time(target, monkeypatch, capsys):
     sources = [path.read_text() for path in kernel_files()]
     written = {name for text in sources for name in re.findall(r"def (\w+_kernel)\(", text)}
     assert written == names, f"not launched: {written - names}"
+
+
+@compiled
+def test_counts_compile_nothing_anew(monkeypatch):
+    """How many truths and boxes there are changes with every batch."""
+    from triton_ahead import record_launches
+
+    def variants(**counts):
+        launches.clear()
+        launch_all(**counts)
+        return [
+            (kernel.__name__, options, *map(_kind, kernel.params, arguments.values()))
+            for kernel, arguments, options in launches
+        ]
+
+    launches = record_launches(monkeypatch)
+    assert variants(T=3200, N=8752) == variants(T=3111, N=9001) == variants(T=1, N=700)
+
+
+def _kind(parameter, value):
+    """What Triton compiles for, of an argument."""
+    if isinstance(value, torch.Tensor):
+        return value.dtype
+    if type(value) is not int or parameter.is_constexpr:
+        return value
+    if parameter.do_not_specialize:
+        return "int"
+    return value if value == 1 else value % 16 == 0 and not parameter.do_not_specialize_on_alignment
 
 
 def kernel_files():

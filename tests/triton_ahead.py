@@ -51,13 +51,14 @@ def compile_launch(launch, target):
     for parameter in kernel.params:
         value, place = arguments[parameter.name], (parameter.num,)
         kind = parameter.annotation_type
+        special = type(value) is int and not parameter.do_not_specialize
         if isinstance(value, torch.Tensor):
             kind = DTYPES[value.dtype]
-        elif parameter.is_constexpr or value is None or (type(value) is int and value == 1):
+        elif parameter.is_constexpr or value is None or (special and value == 1):
             kind, constants[place] = "constexpr", value
         elif type(value) is int:
             kind = "i32" if -(2**31) <= value < 2**31 else "i64"
-        if kind.startswith("*") or (kind in ("i32", "i64") and value % 16 == 0):
+        if kind.startswith("*") or (special and kind != "constexpr" and value % 16 == 0):
             attributes[place] = [["tt.divisibility", 16]]
         signature[parameter.name] = kind
     source = ASTSource(kernel, signature, constants, attributes)

@@ -27,7 +27,6 @@ def _multibox_loss_kernel(
     gt_boxes,
     gt_labels,
     matched,
-    lse,
     rank,
     parts,
     P,
@@ -54,10 +53,9 @@ def _multibox_loss_kernel(
     known = live & (label >= 0) & (label < C)
     chosen = widen(tl.load(logits + lane * C + label.to(tl.int32), mask=known, other=0.0))
 
-    # 1. logsumexp
+    # 1. softmax
     peak, total = peak_and_total(logits, live, parts.dtype.element_ty, C, COLS)
     cross_entropy = tl.log(total) - (chosen - peak)
-    tl.store(lse + row, peak + tl.log(total), mask=live)
     tl.store(rank + row, tl.where(match == -1, cross_entropy, float("-inf")), mask=live)
 
     # 2. positives, which most blocks have none of
@@ -138,7 +136,7 @@ def _fake(logits, offsets, priors, gt_boxes, gt_labels, matched, *numbers):
     localization, classification = priors.new_empty(()), priors.new_empty(())
     positives = priors.new_empty((), dtype=torch.int64)
     selected = matched.new_empty(matched.shape, dtype=torch.bool)
-    return localization, classification, positives, priors.new_empty(matched.shape), selected
+    return localization, classification, positives, selected
 
 
 @launcher(_fake)
@@ -152,20 +150,20 @@ def multibox_loss_triton(
     neg_pos_ratio: float,
     center_variance: float,
     size_variance: float,
-) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
     images, P, C = logits.shape
     inputs, variances = (
         (logits, offsets, priors, gt_boxes, gt_labels),
         (center_variance, size_variance),
     )
     outputs = _fake(*inputs, matched, neg_pos_ratio, *variances)
-    localization, classification, positives, lse, selected = outputs
+    localization, classification, positives, selected = outputs
     rows, cols = tile(C)
     blocks = triton.cdiv(P, rows)
-    rank, parts = torch.empty_like(lse), lse.new_empty(2, images, blocks)
-    sums, counts = lse.new_empty(2, images), positives.new_empty(images)
+    rank, parts = priors.new_empty(images, P), priors.new_empty(2, images, blocks)
+    sums, counts = priors.new_empty(2, images), positives.new_empty(images)
     if selected.numel():
-        args = *inputs, matched, lse, rank, parts, P, gt_boxes.shape[0], *variances
+        args = *inputs, matched, rank, parts, P, gt_boxes.shape[0], *variances
         _multibox_loss_kernel[(blocks * images,)](*args, C=C, ROWS=rows, COLS=cols, num_warps=4)
     if images:
         args = matched, rank, selected, parts, sums, counts, P, blocks, neg_pos_ratio

@@ -4,9 +4,9 @@ import torch
 import triton
 import triton.language as tl
 
-from ssdkern.kernels.boxes import residuals, store_boxes
+from ssdkern.kernels.boxes import divide, residuals, store_boxes
 from ssdkern.kernels.launcher import launcher
-from ssdkern.kernels.softmax import load_logits, tile
+from ssdkern.kernels.softmax import load_logits, peak_and_total, tile
 
 
 @triton.jit
@@ -24,7 +24,6 @@ def _multibox_loss_backward_kernel(
     gt_boxes,
     gt_labels,
     matched,
-    lse,
     selected,
     grad_logits,
     grad_offsets,
@@ -47,19 +46,24 @@ def _multibox_loss_backward_kernel(
     positive = (match >= 0) & (match < truths)
     label = tl.load(gt_labels + match, mask=positive, other=0).to(tl.int32)
     pick = tl.load(selected + row, mask=live, other=0) != 0
-    some, shift = tl.max(pick.to(tl.int32)) > 0, tl.load(lse + row, mask=pick, other=0.0)
-    scale = tl.load(grad_classification)
+    some, scale = tl.max(pick.to(tl.int32)) > 0, tl.load(grad_classification)
+    zero = tl.zeros([ROWS], priors.dtype.element_ty)
+    peak, inverse = zero, zero
+    if some:
+        # exp(x - lse) of a kept logsumexp, which is rounded, would be off where logits are large
+        peak, total = peak_and_total(logits, pick, zero.dtype, C, COLS)
+        inverse = divide(zero + 1, total)
     for start in range(0, C, COLS):
         col = start + tl.arange(0, COLS)[None, :]
-        grad = tl.zeros([ROWS, COLS], lse.dtype.element_ty)
+        grad = tl.zeros([ROWS, COLS], zero.dtype)
         if some:
             x = load_logits(logits, pick, start, C, COLS)
-            grad = tl.exp(x - shift[:, None]) - (col == label[:, None]).to(grad.dtype)
+            grad = tl.exp(x - peak[:, None]) * inverse[:, None]
+            grad -= (col == label[:, None]).to(grad.dtype)
             grad = tl.where(pick[:, None], grad * scale, 0.0)
         place = grad_logits + (lane[:, None] * C + col)
         tl.store(place, grad, mask=live[:, None] & (col < C))
 
-    zero = tl.zeros([ROWS], lse.dtype.element_ty)
     dx, dy, dw, dh = zero, zero, zero, zero
     if tl.max(positive.to(tl.int32)) > 0:
         dx, dy, dw, dh = residuals(
@@ -85,7 +89,6 @@ def multibox_loss_backward_triton(
     gt_boxes: torch.Tensor,
     gt_labels: torch.Tensor,
     matched: torch.Tensor,
-    lse: torch.Tensor,
     selected: torch.Tensor,
     center_variance: float,
     size_variance: float,
@@ -93,7 +96,7 @@ def multibox_loss_backward_triton(
     grads = torch.empty_like(logits), torch.empty_like(offsets)
     images, P, C = logits.shape
     if selected.numel():
-        inputs = logits, offsets, priors, gt_boxes, gt_labels, matched, lse, selected
+        inputs = logits, offsets, priors, gt_boxes, gt_labels, matched, selected
         numbers = P, gt_boxes.shape[0], center_variance, size_variance
         rows, cols = tile(C)
         _multibox_loss_backward_kernel[(triton.cdiv(P, rows) * images,)](

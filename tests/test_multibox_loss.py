@@ -1,7 +1,6 @@
 """multibox_loss against torchvision, the Caffe original's arithmetic by hand, and float64."""
 
 import math
-import os
 from types import SimpleNamespace
 
 import pytest
@@ -231,9 +230,6 @@ def test_extremes_stay_finite(device, backend):
 @pytest.mark.parametrize("level", [100.0, 1e4])
 def test_rows_far_from_zero(level, device, backend):
     """What all logits of a row have in common cancels, and costs no precision."""
-    kernels = device == "cuda" or "SSDKERN_CUDA_ON_HOST" in os.environ
-    if backend == "triton" or (backend == "native" and not kernels):
-        pytest.skip("exp(x - lse) of an lse that was rounded where it is large")
     s = scene((3, 137, 21, 5), device)
     s = s._replace(logits=s.logits + level * torch.randn(3, 137, 1, device=device))
     matched = match_priors(*s[2:4], s.gt_offsets, backend="torch")
@@ -298,9 +294,9 @@ def test_opcheck(device):
     matched = match_priors(*s[2:4], s.gt_offsets, backend="torch")
     args = (*s[:5], matched)
     library.opcheck(torch.ops.ssdkern.multibox_loss.default, (*args, *NUMBERS))
-    *_, lse, selected = torch.ops.ssdkern.multibox_loss(*args, *NUMBERS)
+    *_, selected = torch.ops.ssdkern.multibox_loss(*args, *NUMBERS)
     one = torch.ones((), device=device)
-    args = (one, one, *args, lse, selected, 0.1, 0.2)
+    args = (one, one, *args, selected, 0.1, 0.2)
     library.opcheck(torch.ops.ssdkern.multibox_loss_backward.default, args)
 
 

@@ -3,7 +3,7 @@ bounds; what is empty, half precision or strided has its answer."""
 
 import pytest
 import torch
-from cases import TOLERANCES, assert_same
+from cases import assert_same
 from native_calls import (
     CODING,
     LAYOUTS,
@@ -169,12 +169,9 @@ def test_empty(op, shape):
         "decode_boxes_backward": ((boxes[:0], boxes[:0], priors, *CODING, INF), (boxes[:0],)),
         "match_priors": ((priors, gt[:0], offsets * 0, 0.5, True), (matched,)),
         "mine_hard_negatives": ((logits.sum(-1), none, 3.0), (none,)),
-        "multibox_loss": (
-            (*targets, 3.0, *CODING),
-            (zero, zero, torch.tensor(0), logits.logsumexp(-1), none),
-        ),
+        "multibox_loss": ((*targets, 3.0, *CODING), (zero, zero, torch.tensor(0), none)),
         "multibox_loss_backward": (
-            (*weights, *targets, logits.logsumexp(-1), none, *CODING),
+            (*weights, *targets, none, *CODING),
             (torch.zeros_like(logits), torch.zeros_like(boxes)),
         ),
         "nms": ((priors[:0], priors[:0, 0], 0.5), (torch.empty(0, dtype=torch.int64),)),
@@ -186,10 +183,7 @@ def test_empty(op, shape):
         "detect": ((logits, boxes, priors, 1.0, *LIMITS[1:], *CODING, INF, False), nothing),
     }[op]
     for got, expected in zip(run(op, *args), want, strict=True):
-        if op == "multibox_loss" and got.is_floating_point():  # through exp and log
-            torch.testing.assert_close(got, expected, rtol=TOLERANCES[got.dtype], atol=0)
-        else:
-            assert_same(got, expected)
+        assert_same(got, expected)
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])

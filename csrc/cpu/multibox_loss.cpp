@@ -82,12 +82,19 @@ struct Positives {
   }
 };
 
-// Not below 0, as rounding of the logsumexp could have it; a NaN stays.
+// What the rows of logits are normalised by, see multibox_loss.h.
 template <typename S>
-S cross_entropy(S log_sum_exp, S logit) {
-  const S loss = log_sum_exp - logit;
-  return loss < 0 ? S(0) : loss;
-}
+struct Normalizers {
+  std::unique_ptr<S[]> peak, log_sum;
+
+  explicit Normalizers(int64_t rows) : peak(new S[rows]), log_sum(new S[rows]) {}
+
+  // Not below 0, as rounding could have it; a NaN stays.
+  S cross_entropy(int64_t row, S logit) const {
+    const S loss = log_sum[row] - (logit - peak[row]);
+    return loss < 0 ? S(0) : loss;
+  }
+};
 
 // Calls f(image) for all images, in parallel.
 template <typename F>
@@ -99,7 +106,7 @@ void for_each_image(int64_t images, F f) {
 
 }  // namespace
 
-std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> multibox_loss_cpu(
+std::tuple<Tensor, Tensor, Tensor, Tensor> multibox_loss_cpu(
     const Tensor& logits, const Tensor& offsets, const Tensor& priors, const Tensor& gt_boxes,
     const Tensor& gt_labels, const Tensor& matched, double neg_pos_ratio, double center_variance,
     double size_variance) {
@@ -114,19 +121,18 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> multibox_loss_cpu(
     using T = decltype(kind);
     using S = Compute<T>;
     const Tensor codes = as(offsets, type);
-    Tensor lse = torch::stable::new_empty(codes, {images, count});
     Tensor selected = torch::stable::new_empty(codes, {images, count}, ScalarType::Bool);
     std::vector<S> rank(images * count);
     const T* x = data<T>(heads);
     const int32_t* row = data<int32_t>(targets.matched);
     const int64_t* label = data<int64_t>(targets.gt_labels);
-    S* norm = data<S>(lse);
-    const auto run = SSDKERN_PICK(log_sum_exp_rows<T, S>);
+    const Normalizers<S> norm(images * count);
+    const auto run = SSDKERN_PICK(log_sums_rows<T, S>);
     for_each_row_block(images, count, [&](int64_t first, int64_t, int64_t rows) {
-      run(x + first * classes, rows, classes, norm + first);
+      run(x + first * classes, rows, classes, &norm.peak[first], &norm.log_sum[first]);
       for (int64_t i = first; i < first + rows; ++i)
         rank[i] = row[i] == -2 || classes == 0 ? -std::numeric_limits<S>::infinity()
-                                               : cross_entropy(norm[i], S(x[i * classes]));
+                                               : norm.cross_entropy(i, S(x[i * classes]));
     });
 
     std::vector<double> localization(images), classification(images);
@@ -145,7 +151,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> multibox_loss_cpu(
         const int64_t at = first + i;
         chosen[i] = true;
         classification[image] +=
-            double(cross_entropy(norm[at], S(x[at * classes + label[row[at]]])));
+            double(norm.cross_entropy(at, S(x[at * classes + label[row[at]]])));
         for (int k = 0; k < 4; ++k) {
           const S off = std::abs(code[4 * i + k] - *want++);
           localization[image] += double(off < S(1) ? S(0.5) * off * off : off - S(0.5));
@@ -163,22 +169,20 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> multibox_loss_cpu(
     *data<S>(loc) = S(loc_sum);
     *data<S>(cls) = S(cls_sum);
     *data<int64_t>(number) = total;
-    return std::tuple(loc, cls, number, lse, selected);
+    return std::tuple(loc, cls, number, selected);
   });
 }
 
 std::tuple<Tensor, Tensor> multibox_loss_backward_cpu(
     const Tensor& grad_localization, const Tensor& grad_classification, const Tensor& logits,
     const Tensor& offsets, const Tensor& priors, const Tensor& gt_boxes, const Tensor& gt_labels,
-    const Tensor& matched, const Tensor& lse, const Tensor& selected, double center_variance,
-    double size_variance) {
+    const Tensor& matched, const Tensor& selected, double center_variance, double size_variance) {
   check_floats(grad_localization, "grad_localization", {});
   check_floats(grad_classification, "grad_classification", {});
   const ScalarType type = compute_type(logits, offsets);
   const Targets targets = check_targets(logits, offsets, priors, gt_boxes, gt_labels, matched,
                                         {center_variance, size_variance}, type);
   const auto [images, count, classes] = std::tuple(targets.images, targets.count, targets.classes);
-  check_floats(lse, "lse", {images, count});
   check_shape(selected, "selected", {images, count});
   STD_TORCH_CHECK(selected.scalar_type() == ScalarType::Bool, "want selected of dtype bool, got ",
                   selected.scalar_type());
@@ -187,7 +191,7 @@ std::tuple<Tensor, Tensor> multibox_loss_backward_cpu(
   return with_float(heads, [&](auto kind) {
     using T = decltype(kind);
     using S = Compute<T>;
-    const Tensor codes = as(offsets, type), norm = as(lse, type);
+    const Tensor codes = as(offsets, type);
     const Tensor chosen = torch::stable::contiguous(selected);
     Tensor grad_logits = torch::stable::new_empty(heads, heads.sizes());
     Tensor grad_offsets = torch::stable::new_empty(codes, codes.sizes());
@@ -198,13 +202,12 @@ std::tuple<Tensor, Tensor> multibox_loss_backward_cpu(
     const S by_class = *data<S>(as(grad_classification, type));
     const S by_offset = *data<S>(as(grad_localization, type));
     const bool* taken = data<bool>(chosen);
-    const S* sums = data<S>(norm);
     const auto run = SSDKERN_PICK(softmax_gradient<T, S>);
     for_each_row_block(images, count, [&](int64_t first, int64_t, int64_t rows) {
       std::fill(out + first * classes, out + (first + rows) * classes, T(0));
       for (int64_t i = first; i < first + rows; ++i)
         if (taken[i])
-          run(x + i * classes, classes, row[i] >= 0 ? label[row[i]] : 0, sums[i], by_class,
+          run(x + i * classes, classes, row[i] >= 0 ? label[row[i]] : 0, by_class,
               out + i * classes);
     });
     for_each_image(images, [&](int64_t image) {
@@ -228,12 +231,12 @@ STABLE_TORCH_LIBRARY_FRAGMENT(ssdkern, m) {
       "multibox_loss(Tensor logits, Tensor offsets, Tensor priors, Tensor gt_boxes, "
       "Tensor gt_labels, Tensor matched, float neg_pos_ratio, float center_variance, "
       "float size_variance) -> (Tensor localization, Tensor classification, "
-      "Tensor num_positives, Tensor lse, Tensor selected)");
+      "Tensor num_positives, Tensor selected)");
   m.def(
       "multibox_loss_backward(Tensor grad_localization, Tensor grad_classification, "
       "Tensor logits, Tensor offsets, Tensor priors, Tensor gt_boxes, Tensor gt_labels, "
-      "Tensor matched, Tensor lse, Tensor selected, float center_variance, "
-      "float size_variance) -> (Tensor grad_logits, Tensor grad_offsets)");
+      "Tensor matched, Tensor selected, float center_variance, float size_variance) "
+      "-> (Tensor grad_logits, Tensor grad_offsets)");
 }
 
 STABLE_TORCH_LIBRARY_IMPL(ssdkern, CPU, m) {

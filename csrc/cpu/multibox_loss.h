@@ -2,9 +2,16 @@
 #include "encode_boxes.h"
 #include "mine_hard_negatives.h"
 
-// logsumexp of up to kLanes rows of `logits` [rows, classes], whatever the logits are.
+// Of up to kLanes rows of logits the highest, and the logarithm of the sum of exp(x - highest):
+// added up they would lose digits that a cross-entropy wants.
+template <typename S>
+struct LogSums {
+  Vec<S> peak, log_sum;
+};
+
+// Whatever the logits are.
 template <typename T, typename S>
-SSDKERN_INLINE Vec<S> log_sum_exp(const T* logits, int rows, int64_t classes) {
+SSDKERN_INLINE LogSums<S> careful_log_sums(const T* logits, int rows, int64_t classes) {
   const S lowest = -S(__builtin_inf());
   S most[kLanes], total[kLanes];
   const T* x = logits;
@@ -25,7 +32,7 @@ SSDKERN_INLINE Vec<S> log_sum_exp(const T* logits, int rows, int64_t classes) {
     total[row] = sum(sums);
   }
   for (int row = rows; row < kLanes; ++row) most[row] = total[row] = S(1);
-  return load(most) + log(load(total));
+  return {load(most), log(load(total))};
 }
 
 // 2^n p(f), |f| <= 1/2, for x in [-87.3, 88]: within 3 ulp and one more for each unit of |x|.
@@ -43,10 +50,10 @@ SSDKERN_INLINE Vec<float> rough_exp(Vec<float> x) {
   return p * as_vec(shift_left(as_ints(shifted), 23));
 }
 
-// logsumexp of up to kLanes rows in one pass, and whether it holds: where logits are neither large
-// nor small, and so neither are their sums.
+// In one pass, the highest being taken for 0, and whether that holds: where logits are neither
+// large nor small, and so neither are their sums.
 template <typename T>
-SSDKERN_INLINE bool plain_log_sum_exp(const T* x, int rows, int64_t classes, Vec<float>& out) {
+SSDKERN_INLINE bool plain_log_sums(const T* x, int rows, int64_t classes, LogSums<float>& out) {
   auto most = splat(0.0f), least = splat(0.0f);
   float total[kLanes];
   for (int row = 0; row < kLanes; ++row) total[row] = 1;
@@ -63,42 +70,50 @@ SSDKERN_INLINE bool plain_log_sum_exp(const T* x, int rows, int64_t classes, Vec
     total[row] = sum(sums);
   }
   const auto sums = load(total);
-  out = log(sums);
+  out = {splat(0.0f), log(sums)};
   const auto fits = (sums > splat(1e-10f)) & (splat(1e10f) > sums);  // false for NaN
   return bits(fits & (splat(88.0f) > most) & (least > splat(-87.3f))) == 0xffff;
 }
 
-// logsumexp of up to kLanes rows. Whether a row takes the plain way hangs on its own logits alone:
-// equal rows give equal bits, whatever lies beside them.
+// Whether a row takes the plain way hangs on its own logits alone: equal rows give equal bits,
+// whatever lies beside them.
 template <typename T, typename S>
-SSDKERN_INLINE void log_sum_exp_lanes(const T* x, int rows, int64_t classes, S* lse) {
+SSDKERN_INLINE void log_sums(const T* x, int rows, int64_t classes, S* peak, S* log_sum) {
+  LogSums<S> found;
+  const auto put = [&](int row, int count) {
+    store_part(peak + row, found.peak, count);
+    store_part(log_sum + row, found.log_sum, count);
+  };
   if constexpr (std::is_same_v<S, float>) {
-    Vec<S> found;
-    if (plain_log_sum_exp(x, rows, classes, found)) return store_part(lse, found, rows);
+    if (plain_log_sums(x, rows, classes, found)) return put(0, rows);
     for (int row = 0; row < rows; ++row, x += classes) {
-      if (!plain_log_sum_exp(x, 1, classes, found)) found = log_sum_exp<T, S>(x, 1, classes);
-      store_part(lse + row, found, 1);
+      if (!plain_log_sums(x, 1, classes, found)) found = careful_log_sums<T, S>(x, 1, classes);
+      put(row, 1);
     }
   } else {
-    store_part(lse, log_sum_exp<T, S>(x, rows, classes), rows);
+    found = careful_log_sums<T, S>(x, rows, classes);
+    put(0, rows);
   }
 }
 
-// logsumexp of each of `count` rows of `logits` [count, classes].
+// Of each of `count` rows of `logits` [count, classes].
 template <typename T, typename S>
-void log_sum_exp_rows(const T* logits, int64_t count, int64_t classes, S* lse) {
+void log_sums_rows(const T* logits, int64_t count, int64_t classes, S* peak, S* log_sum) {
   for (int64_t first = 0; first < count; first += kLanes)
-    log_sum_exp_lanes(logits + first * classes, int(std::min<int64_t>(kLanes, count - first)),
-                      classes, lse + first);
+    log_sums(logits + first * classes, int(std::min<int64_t>(kLanes, count - first)), classes,
+             peak + first, log_sum + first);
 }
 
 // The gradient of one selected row: (softmax - one at `label`) * scale.
 template <typename T, typename S>
-void softmax_gradient(const T* logits, int64_t classes, int64_t label, S lse, S scale, T* out) {
+void softmax_gradient(const T* logits, int64_t classes, int64_t label, S scale, T* out) {
+  S peak[kLanes], log_sum[kLanes];
+  log_sums(logits, 1, classes, peak, log_sum);
   for (int64_t c = 0; c < classes; c += kLanes) {
     const int left = int(std::min<int64_t>(kLanes, classes - c));
+    const auto x = load_part_as(logits + c, left, S(0)) - splat(peak[0]);
     S lanes[kLanes];
-    store(lanes, exp(load_part_as(logits + c, left, S(0)) - splat(lse)));
+    store(lanes, exp(x - splat(log_sum[0])));
     if (label >= c && label < c + left) lanes[label - c] -= S(1);
     store_part_as(out + c, load(lanes) * splat(scale), left);
   }

@@ -10,11 +10,10 @@ namespace {
 
 constexpr int kImageThreads = 1024, kAhead = 5;
 
-// -log softmax of each row's target, and logsumexp; [rows] both.
+// -log softmax of each row's target, [rows].
 template <int LANES, typename T, typename S>
 __global__ void __launch_bounds__(kRowThreads)
-    cross_entropy_kernel(Tile<LANES, T> rows, Target target, S* cross_entropy, S* lse,
-                         unsigned* ticket) {
+    cross_entropy_kernel(Tile<LANES, T> rows, Target target, S* cross_entropy, unsigned* ticket) {
   SSDKERN_SHARED(memory);
   if (blockIdx.x == 0 && threadIdx.x == 0) *ticket = 0;
   const int match = target.matched[rows.row_or_last()];  // on its way while the rows come
@@ -22,9 +21,7 @@ __global__ void __launch_bounds__(kRowThreads)
   const int label = target.label(match);
   const S max = row_max<LANES, S>(x, 0, rows.num_classes);
   const S log_sum = log(row_sum<LANES, S>(x, rows.num_classes, max));
-  if (!rows.writes()) return;
-  cross_entropy[rows.row()] = log_sum - (S(x[label]) - max);
-  lse[rows.row()] = max + log_sum;
+  if (rows.writes()) cross_entropy[rows.row()] = log_sum - (S(x[label]) - max);
 }
 
 template <typename S>
@@ -141,7 +138,7 @@ __global__ void __launch_bounds__(kImageThreads)
 
 }  // namespace
 
-std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> multibox_loss_cuda(
+std::tuple<Tensor, Tensor, Tensor, Tensor> multibox_loss_cuda(
     const Tensor& logits, const Tensor& offsets, const Tensor& priors, const Tensor& gt_boxes,
     const Tensor& gt_labels, const Tensor& matched, double neg_pos_ratio, double center_variance,
     double size_variance) {
@@ -150,11 +147,10 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> multibox_loss_cuda(
   Tensor localization = torch::stable::new_empty(in.priors, {});
   Tensor classification = torch::stable::new_empty(in.priors, {});
   Tensor positives = torch::stable::new_empty(in.priors, {}, ScalarType::Long);
-  Tensor lse = torch::stable::new_empty(in.priors, {batch, num_priors});
   Tensor selected = torch::stable::new_empty(in.priors, {batch, num_priors}, ScalarType::Bool);
   if (in.rows() == 0) {
     for (Tensor* sum : {&localization, &classification, &positives}) torch::stable::zero_(*sum);
-    return {localization, classification, positives, lse, selected};
+    return {localization, classification, positives, selected};
   }
   const Stream stream(in.logits);
   with_types(in, [&](auto element, auto number) {
@@ -173,7 +169,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> multibox_loss_cuda(
               [&](auto tile, int64_t blocks, size_t bytes) {
                 stream.launch<cross_entropy_kernel<decltype(tile)::kLanes, T, S>>(
                     blocks, kRowThreads, bytes, tile, in.target(), scratch[cross_entropy],
-                    data<S>(lse), scratch[ticket]);
+                    scratch[ticket]);
               });
     const Totals<S> totals{data<S>(localization), data<S>(classification),
                            data<int64_t>(positives)};
@@ -183,7 +179,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> multibox_loss_cuda(
         fits ? nullptr : scratch[keys], data<bool>(selected), scratch[images], scratch[ticket],
         totals);
   });
-  return {localization, classification, positives, lse, selected};
+  return {localization, classification, positives, selected};
 }
 
 SSDKERN_CUDA_IMPL(m) { m.impl("multibox_loss", TORCH_BOX(&multibox_loss_cuda)); }

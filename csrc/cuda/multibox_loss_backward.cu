@@ -1,6 +1,6 @@
 // The gradient of the MultiBox loss in one launch that writes each element once, and reads only the
-// rows that were selected. Their softmax is taken anew: exp(x - lse) of a rounded lse would be off
-// by more than the promise where logits are large.
+// rows that were selected. Their softmax is taken anew: exp(x - lse) of a kept logsumexp, which is
+// rounded, would be off by more than the promise where logits are large.
 #include "multibox_loss.cuh"
 #include "softmax.cuh"
 
@@ -99,14 +99,12 @@ __global__ void __launch_bounds__(kThreads)
 std::tuple<Tensor, Tensor> multibox_loss_backward_cuda(
     const Tensor& grad_localization, const Tensor& grad_classification, const Tensor& logits,
     const Tensor& offsets, const Tensor& priors, const Tensor& gt_boxes, const Tensor& gt_labels,
-    const Tensor& matched, const Tensor& lse, const Tensor& selected, double center_variance,
-    double size_variance) {
+    const Tensor& matched, const Tensor& selected, double center_variance, double size_variance) {
   const Inputs in(logits, offsets, priors, gt_boxes, gt_labels, matched);
   const int64_t batch = in.logits.size(0), num_priors = in.logits.size(1);
-  check_device(logits, grad_localization, grad_classification, lse, selected);
+  check_device(logits, grad_localization, grad_classification, selected);
   check_shape(grad_localization, "grad_localization", {});
   check_shape(grad_classification, "grad_classification", {});
-  check_shape(lse, "lse", {batch, num_priors});
   check_shape(selected, "selected", {batch, num_priors});
   const Tensor scale_localization = as(grad_localization, in.type);
   const Tensor scale_classification = as(grad_classification, in.type);

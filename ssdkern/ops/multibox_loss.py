@@ -156,11 +156,9 @@ def multibox_loss_torch(
 class _MultiboxLoss(torch.autograd.Function):
     @staticmethod
     def forward(ctx, backend, *args):
-        localization, classification, positives, lse, selected = kernel("multibox_loss", backend)(
-            *args
-        )
+        localization, classification, positives, selected = kernel("multibox_loss", backend)(*args)
         logits, offsets, priors, gt_boxes, gt_labels, matched, _, *ctx.variances = args
-        ctx.save_for_backward(logits, offsets, priors, gt_boxes, gt_labels, matched, lse, selected)
+        ctx.save_for_backward(logits, offsets, priors, gt_boxes, gt_labels, matched, selected)
         ctx.backend = backend
         ctx.mark_non_differentiable(positives)
         return localization, classification, positives
@@ -183,9 +181,8 @@ def _multibox_loss_kernel(backend):
 def _(logits, offsets, priors, gt_boxes, gt_labels, matched, neg_pos_ratio, *variances):
     total = priors.new_empty(())
     count = priors.new_empty((), dtype=torch.int64)
-    lse = priors.new_empty(matched.shape)
     selected = matched.new_empty(matched.shape, dtype=torch.bool)
-    return total, torch.empty_like(total), count, lse, selected
+    return total, torch.empty_like(total), count, selected
 
 
 @fake("multibox_loss_backward")

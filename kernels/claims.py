@@ -95,9 +95,8 @@ def claim_priors_kernel(
                 # 2. claim their best: of a prior's rivals the best wins, or the last
                 value, prior = _best_of_rows(part_value, part_prior, start, free, blocks, SPAN)
                 claims = value >= 0
-                same = (prior[:, None] == prior[None, :]) & claims[
-                    None, :
-                ]  # the rival is in axis 1
+                # rivals are in axis 1
+                same = (prior[:, None] == prior[None, :]) & claims[None, :]
                 fits = claims
                 if BIPARTITE:
                     going = 1

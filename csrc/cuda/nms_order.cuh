@@ -114,7 +114,7 @@ inline std::tuple<Tensor, Tensor> stable_sort(const Tensor& values, bool descend
   using torch::stable::detail::from;
   std::array<StableIValue, 4> stack{from(values), from(std::optional<bool>(true)), from(int64_t(0)),
                                     from(descending)};
-  STABLE_TORCH_ERROR_CODE_CHECK(
+  TORCH_ERROR_CODE_CHECK(
       torch_call_dispatcher("aten::sort", "stable", stack.data(), TORCH_ABI_VERSION));
   return {torch::stable::detail::to<Tensor>(stack[0]), torch::stable::detail::to<Tensor>(stack[1])};
 }
@@ -122,7 +122,7 @@ inline std::tuple<Tensor, Tensor> stable_sort(const Tensor& values, bool descend
 inline Tensor pick(const Tensor& values, const Tensor& index) {
   using torch::stable::detail::from;
   std::array<StableIValue, 3> stack{from(values), from(int64_t(0)), from(index)};
-  STABLE_TORCH_ERROR_CODE_CHECK(
+  TORCH_ERROR_CODE_CHECK(
       torch_call_dispatcher("aten::index_select", "", stack.data(), TORCH_ABI_VERSION));
   return torch::stable::detail::to<Tensor>(stack[0]);
 }

@@ -1,4 +1,6 @@
 PYTHON ?= python3
+# constraints-oldest.txt: the oldest versions that are supported
+CONSTRAINTS ?= constraints.txt
 BIN := .venv/bin
 CXX_FILES = $(shell find csrc tests -name '*.cpp' -o -name '*.h' -o -name '*.cu' -o -name '*.cuh')
 SOURCES := setup.py pyproject.toml $(shell find csrc -type f)
@@ -42,8 +44,8 @@ wheel: .venv/installed
 	touch $@
 
 # setuptools and pybind11 come first: the project is then built without isolation, against this torch.
-.venv/installed: constraints.txt pyproject.toml
+.venv/installed: $(CONSTRAINTS) pyproject.toml
 	$(PYTHON) -m venv .venv
-	$(BIN)/pip install --quiet --constraint constraints.txt setuptools pybind11 torch torchvision
-	$(BIN)/pip install --quiet --constraint constraints.txt --no-build-isolation --editable '.[dev]'
+	$(BIN)/pip install --quiet --constraint $(CONSTRAINTS) setuptools pybind11 torch torchvision
+	$(BIN)/pip install --quiet --constraint $(CONSTRAINTS) --no-build-isolation --editable '.[dev]'
 	touch $@

@@ -14,6 +14,7 @@ import torch
 
 from bench.conftest import device_name
 from bench.gpu_bench import about, report_file
+from bench.table import read_entries
 
 KEPT = ("images_per_second", "of_matrix_rate", "shares", "busy", "share_of_kernels", "phases")
 KEPT += ("kernel_microseconds",)
@@ -50,9 +51,8 @@ def main(argv=None):
     parser.add_argument("--training", type=Path, help="results.csv of ssdkern train")
     options = parser.parse_args(argv)
     files = [file for file in options.reports if file.exists() and file.stat().st_size]
-    entries = [e for file in files for e in json.loads(file.read_text())["benchmarks"]]
     device = device_name(torch.device("cuda" if torch.cuda.is_available() else "cpu"))
-    report = about(device) | {"rows": rows(entries)}
+    report = about(device) | {"rows": rows(read_entries(files))}
     if options.training and options.training.exists():
         with open(options.training) as file:
             report["training"] = list(csv.DictReader(file))

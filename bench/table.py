@@ -30,10 +30,16 @@ def milliseconds(seconds):
     return f"{seconds * 1e3:.3g}"
 
 
-def by_device(report):
+def read_entries(files):
+    """Those of reports of pytest-benchmark, but for one that a time limit has cut off."""
+    reports = [json.loads(Path(file).read_text()) for file in files]
+    return [each for report in reports for each in report["benchmarks"] if each["extra_info"]]
+
+
+def by_device(entries):
     """The entries of each device."""
     devices = defaultdict(list)
-    for entry in report["benchmarks"]:
+    for entry in entries:
         devices[entry["extra_info"]["device"]].append(entry)
     return devices
 
@@ -73,12 +79,12 @@ def device_table(device, entries):
     return "\n".join(lines)
 
 
-def table(report):
+def table(entries):
     """A table for each device, and what the floor is."""
-    tables = [device_table(*item) for item in by_device(report).items()]
+    tables = [device_table(*item) for item in by_device(entries).items()]
     return (
-        "\n\n".join(tables) + "The floor is the bytes that must move, at the speed of a large copy "
-        "(less than 1x: they were in a cache); of a whole model, its multiplications and "
+        "\n\n".join(tables) + " The floor is the bytes that must move, at the speed of a large "
+        "copy (less than 1x: they were in a cache); of a whole model, its multiplications and "
         "additions at the speed of a large matrix product.\n"
     )
 
@@ -96,9 +102,7 @@ def ops_table():
 def main(argv):
     replace_section("ops", ops_table())
     if argv:
-        reports = [json.loads(Path(path).read_text()) for path in argv]
-        entries = [entry for report in reports for entry in report["benchmarks"]]
-        replace_section("speed", table({"benchmarks": entries}))
+        replace_section("speed", table(read_entries(argv)))
 
 
 if __name__ == "__main__":

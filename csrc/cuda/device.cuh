@@ -53,23 +53,12 @@ __device__ Box<S> load_box(const AnyBoxes& boxes, int64_t i) {
   }
 }
 
-// The higher of two numbers; a NaN loses.
-template <typename S>
-__device__ __forceinline__ S higher(S a, S b) {
-  return b > a || a != a ? b : a;
-}
-
 template <typename S, typename F>
 __device__ __forceinline__ S warp_reduce(S value, F combine) {
 #pragma unroll
   for (int lanes = 16; lanes > 0; lanes /= 2)
     value = combine(value, __shfl_xor_sync(kAllLanes, value, lanes));
   return value;
-}
-
-template <typename S>
-__device__ __forceinline__ S warp_sum(S value) {
-  return warp_reduce(value, [](S a, S b) { return a + b; });
 }
 
 // The highest of values >= +0.

@@ -64,6 +64,7 @@ __device__ __forceinline__ void take_first(const Claim<S>* claims, int count, in
                               __shfl_xor_sync(kAllLanes, best.prior, lanes)};
       if (other.before(best)) best = other;
     }
+    __syncwarp();  // `take` may write where other lanes have read
     if (lane < kRows && first + lane < count) take(row, best);
   }
 }
@@ -123,7 +124,7 @@ struct Image {
     const Claim<S> claim = wanted[row];
     if (claim.prior < 0) return;
     int* const holder = &matched[claim.prior];
-    int seen = *const_cast<const volatile int*>(holder);  // others may be claiming it
+    int seen = load_relaxed(holder);
     while (wins(claim.iou, row, seen)) {
       const int now = atomicCAS(holder, seen, kClaimed | row);
       if (now == seen) break;

@@ -1,4 +1,4 @@
-// What several kernels share: loads of boxes and reductions over a warp.
+// What several kernels share: loads, and reductions over a warp.
 #pragma once
 
 #include "launch.cuh"
@@ -13,6 +13,12 @@ constexpr int kThreadsOfSm = 1024;
 #else
 constexpr int kThreadsOfSm = 1536;
 #endif
+
+// One value that other threads may be writing meanwhile, by atomics.
+template <typename T>
+__device__ __forceinline__ T load_relaxed(const T* at) {
+  return *static_cast<const volatile T*>(at);
+}
 
 // Four numbers that are loaded and stored by 8- or 16-byte accesses.
 template <typename T>

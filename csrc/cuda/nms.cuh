@@ -210,7 +210,8 @@ __global__ void __launch_bounds__(kApplyThreads)
   const int rows = first + blockIdx.x % kSplits * kApplyRows, position = start + threadIdx.x;
   if (GROUPED && sorted.groups[rows + kApplyRows - 1] < sorted.groups[start]) return;
   const bool there = position < total;
-  const bool active = there && !(sorted.removed[position / 32] >> position % 32 & 1);
+  // one that other blocks remove meanwhile may be looked at in vain
+  const bool active = there && !(load_relaxed(&sorted.removed[position / 32]) >> position % 32 & 1);
   const Box<S> box = sorted.boxes[there ? position : start];
   const S box_area = area(box), share = limit.share(box_area);
   const int64_t group = GROUPED ? sorted.groups[there ? position : start] : 0;

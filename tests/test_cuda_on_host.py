@@ -21,6 +21,7 @@ for fault in map(int, sys.argv[1:]):
         print(str(error).splitlines()[0])
 """
 ABORTS = 10  # AddressSanitizer ends the process
+SOUND_BLOCKS = 18  # blocks that tell each other, by fences and atomics
 # fault -> what is said of it, by the build that finds it
 FAULTS = {
     "asan": {
@@ -44,6 +45,16 @@ FAULTS = {
         8: r"shuffle_orders_nothing_kernel.* thread \d+ reads what thread \d+ wrote, with no",
         9: r"write_after_read_kernel.* thread \d+ (writes what thread \d+ read|"
         r"reads what thread \d+ wrote), with no barrier",
+        12: r"global_race_kernel.* thread \d+ (writes what thread \d+ read|"
+        r"reads what thread \d+ wrote), with no barrier",
+        13: r"blocks_write_alike_kernel block .* thread \d+ writes what another block wrote",
+        14: r"block_reads_another_kernel block .* thread \d+ (reads what another block wrote|"
+        r"writes what another block read)",
+        15: r"block_writes_what_was_read_kernel block .* thread \d+ (writes what another block "
+        r"read|reads what another block wrote)",
+        16: r"plain_beside_atomic_kernel.* (reads what thread \d+ wrote|writes what thread \d+ "
+        r"read), with no barrier",
+        17: r"early_fence_kernel block .* thread \d+ reads what another block wrote",
     },
 }
 
@@ -64,13 +75,15 @@ def call(mode, library, *faults):
 
 def test_faults_are_found_and_no_others(library):
     messages = {fault: m for fault, m in FAULTS[library[0]].items() if fault != ABORTS}
-    done = call(*library, *messages, 0)
+    done = call(*library, *messages, 0, SOUND_BLOCKS)
     assert done.returncode == 0, done.stderr[-2000:]
-    *told, sound = done.stdout.splitlines()
+    *told, sound, sound_blocks = done.stdout.splitlines()
     for (fault, message), text in zip(messages.items(), told, strict=True):
         assert re.search(message, text), (fault, text)
     values = [(i ^ 1) + 6400 + 10000 * (32 if i < 32 else 18) + 50000000 for i in range(50)]
     assert sound == str(values + [0] * 14)
+    shared = [8, *range(5, 36)]
+    assert sound_blocks == str([2, 2, 1, 1, 1, 1, 0, 0, 0, 0, *shared] + [0] * 22)
 
 
 def test_accesses_outside_are_found(library):

@@ -6,7 +6,8 @@
 // at another line or with another mask; values shuffled from lanes that take no part; launches
 // outside of the limits of a GPU. Dynamic shared memory has the exact size that was asked for
 // (AddressSanitizer sees what lies outside) and starts each block full of 0xff: NaN as a float, -1
-// as an integer. shadow.cpp finds reads of shared memory that nothing wrote, and races.
+// as an integer. Blocks run one after another, from a random one on, up or down. shadow.cpp finds
+// reads of shared memory that nothing wrote, and races, those between blocks too.
 #pragma once
 
 #include <math.h>  // exp and log of float, without std::
@@ -43,14 +44,18 @@ inline size_t shared_limit() {
 }
 
 #ifdef CUDA_ON_HOST_SHADOW
+void new_launch();
 void new_block(char* shared, size_t bytes, unsigned threads);
 void warp_met(unsigned warp, unsigned mask);
 void block_met();
+void fenced();
 void atomic_access(const void* at, size_t bytes);
 #else
+inline void new_launch() {}
 inline void new_block(char*, size_t, unsigned) {}
 inline void warp_met(unsigned, unsigned) {}
 inline void block_met() {}
+inline void fenced() {}
 inline void atomic_access(const void*, size_t) {}
 #endif
 
@@ -61,6 +66,7 @@ struct Warp {
 class Engine {
  public:
   Fiber* fiber = nullptr;  // the one that runs
+  bool emulating = false;  // this class is at work, not the kernel
   dim3 grid, block, block_index;
   std::unique_ptr<char[]> shared;
 
@@ -76,13 +82,21 @@ class Engine {
     shared.reset(new char[bytes]);
     body_ = [](void* call) { (*static_cast<Body*>(call))(); };
     call_ = &body;
-    for (block_index.z = 0; block_index.z < grid.z; ++block_index.z)
-      for (block_index.y = 0; block_index.y < grid.y; ++block_index.y)
-        for (block_index.x = 0; block_index.x < grid.x; ++block_index.x) run_block(bytes);
+    new_launch();
+    const uint64_t plane = uint64_t(grid.x) * grid.y, blocks = plane * grid.z;
+    const uint64_t start = random(unsigned(std::min<uint64_t>(blocks, ~0u))), up = random(2);
+    for (uint64_t i = 0; i < blocks; ++i) {
+      const uint64_t at = (start + (up ? i : blocks - i)) % blocks;
+      block_index = {unsigned(at % grid.x), unsigned(at % plane / grid.x), unsigned(at / plane)};
+      run_block(bytes);
+    }
   }
+
+  bool on_stack(const char* at) const { return at >= stacks_ && at < stacks_ + 1024 * kStack; }
 
   [[gnu::noinline]] uint64_t meet(Wait wait, unsigned mask, uint64_t value, unsigned source,
                                   Site site) {
+    const Emulating now(*this);
     Warp& warp = warps_[fiber->warp];
     if (!(mask >> fiber->lane & 1))
       fail("lane " + std::to_string(fiber->lane) + " is not in the " + "mask it names, " +
@@ -95,6 +109,7 @@ class Engine {
   }
 
   [[gnu::noinline]] uint64_t meet_block(uint64_t value, Site site) {
+    const Emulating now(*this);
     fiber->wait = Wait::block, fiber->value = value, fiber->site = site;
     ++at_barrier_;
     open_barrier();
@@ -102,12 +117,14 @@ class Engine {
   }
 
   [[gnu::noinline]] void yield() {
+    const Emulating now(*this);
     if (++idle_ > 100'000'000) fail("threads spin without end");
     ready_.push_back(fiber);
     next();
   }
 
   [[noreturn]] void fail(const std::string& what) {
+    emulating = true;
     error_ = where() + what;
     switch_stack(&fiber->stack_pointer, main_);
     std::abort();
@@ -125,6 +142,12 @@ class Engine {
 
  private:
   static constexpr size_t kStack = 64 << 10;
+
+  struct Emulating {
+    explicit Emulating(Engine& engine) : engine(engine) { engine.emulating = true; }
+    ~Emulating() { engine.emulating = false; }
+    Engine& engine;
+  };
 
   static char* map_stacks() {
     void* at = mmap(nullptr, kStack * 1024, PROT_READ | PROT_WRITE,
@@ -159,6 +182,7 @@ class Engine {
   static void enter();
 
   void finish() {
+    emulating = true;
     fiber->finished = true;
     ++finished_;
     Warp& warp = warps_[fiber->warp];
@@ -310,6 +334,7 @@ class Engine {
 inline Engine engine;
 
 [[gnu::no_sanitize_address]] inline void Engine::enter() {
+  engine.emulating = false;
   engine.body_(engine.call_);
   engine.finish();
 }

@@ -1,5 +1,5 @@
 // Kernels with one fault each, which the emulation of CUDA on the CPU must find, and some without.
-#include "launch.cuh"
+#include "device.cuh"
 
 namespace ssdkern {
 namespace {
@@ -70,6 +70,64 @@ __global__ void outside_kernel(int* out) {
   out[threadIdx.x] = 1;
 }
 
+__global__ void global_race_kernel(int* out) {
+  out[threadIdx.x] = 1;
+  if (out[63 - threadIdx.x] == 1) out[threadIdx.x] = 2;
+}
+
+__global__ void blocks_write_alike_kernel(int* out) { out[threadIdx.x] = 1; }
+
+__global__ void block_reads_another_kernel(int* out) {
+  if (blockIdx.x == 0) out[threadIdx.x] = 1;
+  if (blockIdx.x == 1 && out[threadIdx.x] == 1) atomicAdd(&out[63], 1);
+}
+
+__global__ void block_writes_what_was_read_kernel(int* out) {
+  if (out[threadIdx.x] == 0 && blockIdx.x == 1) out[threadIdx.x] = 1;
+}
+
+__global__ void plain_beside_atomic_kernel(int* out) {
+  atomicAdd(&out[0], 1);
+  if (out[0] == 64) out[threadIdx.x] = 1;
+}
+
+// The block before says that it has written, but it wrote after its fence.
+__global__ void early_fence_kernel(int* out) {
+  __shared__ bool last;
+  __threadfence();
+  if (threadIdx.x < 2) out[2 + 2 * blockIdx.x + threadIdx.x] = 1;
+  __syncthreads();
+  if (threadIdx.x == 0) last = atomicAdd(&out[0], 1) == gridDim.x - 1;
+  __syncthreads();
+  if (last && threadIdx.x < 4) out[10 + threadIdx.x] = out[2 + threadIdx.x];
+}
+
+__global__ void sound_blocks_kernel(int* out) {
+  __shared__ bool last;
+  __shared__ int sum;
+  if (threadIdx.x < 2) out[2 + 2 * blockIdx.x + threadIdx.x] = 1;
+  if (threadIdx.x == 2 && load_relaxed(&out[1]) < 100) atomicAdd(&out[1], 1);
+  __syncthreads();
+  if (threadIdx.x == 0) {
+    __threadfence();
+    last = atomicAdd(&out[0], 1) == gridDim.x - 1;
+    sum = 0;
+  }
+  __syncthreads();
+  if (!last) return;
+  __threadfence();
+  if (threadIdx.x < 4) atomicAdd(&sum, out[2 + threadIdx.x]);
+  __syncthreads();
+  int* const neighbours = out + 10;
+  if (threadIdx.x < 32) {
+    neighbours[threadIdx.x] = sum + threadIdx.x;
+    __syncwarp();
+    const int all = neighbours[0] + neighbours[31 - threadIdx.x];
+    __syncwarp();
+    if (threadIdx.x == 31) neighbours[0] = all;
+  }
+}
+
 __global__ void sound_kernel(int* out) {
   SSDKERN_SHARED(memory);
   __shared__ int count;
@@ -96,7 +154,7 @@ Tensor run(const Tensor& like, int64_t fault) {
   };
 #define FAULT(number, name, blocks) \
   if (fault == number) call(std::integral_constant<void (*)(int*), name##_kernel>(), blocks)
-  FAULT(0, sound, 2);
+  FAULT(0, sound, 1);
   FAULT(1, divergent_barrier, 1);
   FAULT(2, missed_barrier, 1);
   FAULT(3, absent_lane, 1);
@@ -108,6 +166,13 @@ Tensor run(const Tensor& like, int64_t fault) {
   FAULT(9, write_after_read, 1);
   FAULT(10, outside, 1);
   FAULT(11, sound, 0);
+  FAULT(12, global_race, 1);
+  FAULT(13, blocks_write_alike, 2);
+  FAULT(14, block_reads_another, 2);
+  FAULT(15, block_writes_what_was_read, 2);
+  FAULT(16, plain_beside_atomic, 1);
+  FAULT(17, early_fence, 2);
+  FAULT(18, sound_blocks, 2);
 #undef FAULT
   return out;
 }

@@ -141,7 +141,7 @@ template <typename T>
 T atomicCAS(T* at, std::type_identity_t<T> compare, std::type_identity_t<T> value) {
   return cuda_on_host::atomic(at, [=](T old) { return old == compare ? value : old; });
 }
-inline void __threadfence() {}
+inline void __threadfence() { cuda_on_host::fenced(); }
 inline void __threadfence_block() {}
 inline void __nanosleep(unsigned) { cuda_on_host::engine.yield(); }
 

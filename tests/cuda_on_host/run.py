@@ -2,7 +2,7 @@
 
 The ops of csrc/cuda take the place of the native CPU ones, so the tests of the ops run as they are:
 those of all ops, or the files that the arguments name. asan is AddressSanitizer with undefined
-behaviour trapped; shadow follows every access to shared memory. Both find divergent barriers.
+behaviour trapped; shadow follows every access to memory. Both find divergent barriers.
 """
 
 import os
@@ -22,6 +22,7 @@ MODES = {
         "-DCUDA_ON_HOST_SHADOW",
         "-fsanitize=thread",  # only for its calls at every access: shadow.cpp answers them
         "--param=tsan-instrument-func-entry-exit=0",
+        "--param=tsan-distinguish-volatile=1",
     ],
 }
 FLAGS = [
@@ -61,7 +62,7 @@ def build(mode, sources=None, name="ssdkern"):
         if target.exists() and target.stat().st_mtime > max(newest, source.stat().st_mtime):
             return target
         command = [compiler, "-x", "c++", "-c", str(source), "-o", str(target)]
-        extra = MODES[mode] if source.suffix == ".cu" else MODES[mode][:1]
+        extra = MODES[mode] if source.suffix == ".cu" else [MODES[mode][0], "-O2"]
         subprocess.run([*command, *FLAGS, *extra, *includes], check=True)
         return target
 

@@ -63,10 +63,13 @@ struct Warp {
   unsigned waiting = 0, finished = 0;  // lanes
 };
 
+// Whether this CPU thread is at work for a kernel, neither for the host nor for what emulates.
+inline thread_local bool in_kernel = false;
+[[gnu::no_sanitize_thread, gnu::noinline]] inline void set_in_kernel(bool is) { in_kernel = is; }
+
 class Engine {
  public:
   Fiber* fiber = nullptr;  // the one that runs
-  bool emulating = false;  // this class is at work, not the kernel
   dim3 grid, block, block_index;
   std::unique_ptr<char[]> shared;
 
@@ -96,7 +99,7 @@ class Engine {
 
   [[gnu::noinline]] uint64_t meet(Wait wait, unsigned mask, uint64_t value, unsigned source,
                                   Site site) {
-    const Emulating now(*this);
+    const Emulating now;
     Warp& warp = warps_[fiber->warp];
     if (!(mask >> fiber->lane & 1))
       fail("lane " + std::to_string(fiber->lane) + " is not in the " + "mask it names, " +
@@ -109,7 +112,7 @@ class Engine {
   }
 
   [[gnu::noinline]] uint64_t meet_block(uint64_t value, Site site) {
-    const Emulating now(*this);
+    const Emulating now;
     fiber->wait = Wait::block, fiber->value = value, fiber->site = site;
     ++at_barrier_;
     open_barrier();
@@ -117,14 +120,14 @@ class Engine {
   }
 
   [[gnu::noinline]] void yield() {
-    const Emulating now(*this);
+    const Emulating now;
     if (++idle_ > 100'000'000) fail("threads spin without end");
     ready_.push_back(fiber);
     next();
   }
 
   [[noreturn]] void fail(const std::string& what) {
-    emulating = true;
+    set_in_kernel(false);
     error_ = where() + what;
     switch_stack(&fiber->stack_pointer, main_);
     std::abort();
@@ -144,9 +147,8 @@ class Engine {
   static constexpr size_t kStack = 64 << 10;
 
   struct Emulating {
-    explicit Emulating(Engine& engine) : engine(engine) { engine.emulating = true; }
-    ~Emulating() { engine.emulating = false; }
-    Engine& engine;
+    Emulating() { set_in_kernel(false); }
+    ~Emulating() { set_in_kernel(true); }
   };
 
   static char* map_stacks() {
@@ -182,7 +184,7 @@ class Engine {
   static void enter();
 
   void finish() {
-    emulating = true;
+    set_in_kernel(false);
     fiber->finished = true;
     ++finished_;
     Warp& warp = warps_[fiber->warp];
@@ -334,7 +336,7 @@ class Engine {
 inline Engine engine;
 
 [[gnu::no_sanitize_address]] inline void Engine::enter() {
-  engine.emulating = false;
+  set_in_kernel(true);
   engine.body_(engine.call_);
   engine.finish();
 }

@@ -236,7 +236,7 @@ class Shadow {
 Shadow shadow;
 
 void plain_access(const void* at, size_t bytes, bool write, bool is_volatile = false) {
-  if (engine.fiber && !engine.emulating) shadow.access(at, bytes, write, is_volatile);
+  if (in_kernel) shadow.access(at, bytes, write, is_volatile);
 }
 
 }  // namespace

@@ -174,6 +174,19 @@ def test_detect_of_few_and_many_classes(classes, device, backend):
 
 
 @places("detect")
+@pytest.mark.parametrize("classes", [5, 21])
+def test_detect_of_doubles_askew(classes, device, backend):
+    s = scene((2, 130, classes, 3), device).to(torch.float64)
+    limits = 0.05, 0.45, 60, 50
+    names = "score_threshold", "iou_threshold", "nms_top_k", "keep_top_k"
+    kwargs = dict(zip(names, limits, strict=True))
+    got = ssdkern.detect(*map(askew, s[:3]), **kwargs, backend=backend)
+    want = detect_torch(*s[:3], *limits, 0.1, 0.2, float("inf"), False)
+    assert torch.equal(got.prior_index, want[3])
+    assert_close(got.scores, want[1])
+
+
+@places("detect")
 @pytest.mark.parametrize("threshold", [0.0, -1.0, 2.0])
 def test_detect_thresholds(threshold, device, backend):
     s = scene((1, 60, 4, 1), device)

@@ -86,7 +86,7 @@ Results detect_cuda(const Tensor& logits, const Tensor& offsets, const Tensor& p
   const int64_t size[] = {logits.size(0), logits.size(1), logits.size(2)};
   check_limits(size[1], size[2], nms_top_k, keep_top_k);
   const ScalarType type = compute_type(logits, offsets, priors);
-  const Tensor given = type == ScalarType::Double ? as(logits, type) : packed(logits);
+  const Tensor given = type == ScalarType::Double ? packed(logits, type) : packed(logits);
   const Tensor from = packed(offsets), boxes = packed(priors, type);
   const Stream stream(logits);
   return with_float(given, [&](auto element) {

@@ -32,7 +32,8 @@ __device__ __forceinline__ Claim<S> warp_first(const Claim<S>& claim) {
 struct Rows {
   int begin, end;
   __device__ Rows(const int* gt_offsets, int image, int total)
-      : begin(max(gt_offsets[image], 0)), end(min(gt_offsets[image + 1], total)) {}
+      : begin(min(max(gt_offsets[image], 0), total)),
+        end(max(begin, min(gt_offsets[image + 1], total))) {}
 };
 
 // Calls `take(row, claim)` with the first claim of each row. A warp reads four rows at once, and of

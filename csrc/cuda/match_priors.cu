@@ -103,7 +103,7 @@ void match(const Tensor& priors, const Tensor& gt_boxes, const Tensor& gt_offset
   // an IoU counts above this: any but a negative one under "argmax"
   const S min_iou = bipartite ? S(kMinIou) : -std::numeric_limits<S>::denorm_min();
   // and boxes with no more than this in common are passed over: 0 would take long to divide
-  const S apart = !bipartite && iou_threshold <= 0 ? S(-1) : S(0);
+  const S apart = !bipartite && S(iou_threshold) <= 0 ? S(-1) : S(0);
   const int* offsets = data<int>(gt_offsets);
   stream.launch<match_priors_kernel<S>>(
       images * blocks, kThreads, 0, data<S>(priors), num_priors, data<S>(gt_boxes), num_rows,

@@ -39,19 +39,31 @@ inline int64_t power_of_two(int64_t least) {
 }
 
 // Sorts `count` items descending, by `threads` threads that meet in `sync`. There is room for the
-// next power of two of items.
+// next power of two of items. A thread reads some pairs before it writes the first: the compiler
+// cannot tell that a store is not where the next load is.
 template <typename P, typename Sync>
 __device__ void bitonic_sort(P* items, int count, int thread, int threads, Sync sync) {
+  constexpr int kPairs = 4;
   int size = 1;
   while (size < count) size *= 2;
   for (int i = count + thread; i < size; i += threads) items[i] = 0;
   sync();
   for (int run = 2; run <= size; run *= 2) {
     for (int step = run / 2; step > 0; step /= 2) {
-      for (int i = thread; i < size / 2; i += threads) {
-        const int low = 2 * i - i % step, high = low + step;
-        const P a = items[low], b = items[high];
-        if ((a < b) == ((low & run) == 0)) items[low] = b, items[high] = a;
+#pragma unroll 1
+      for (int first = thread; first < size / 2; first += kPairs * threads) {
+        P a[kPairs], b[kPairs];
+        const auto place = [&](int k) {
+          const int i = first + k * threads;
+          return 2 * i - (i & (step - 1));
+        };
+#pragma unroll
+        for (int k = 0; k < kPairs; ++k)
+          if (const int low = place(k); low < size) a[k] = items[low], b[k] = items[low + step];
+#pragma unroll
+        for (int k = 0; k < kPairs; ++k)
+          if (const int low = place(k); low < size && (a[k] < b[k]) == ((low & run) == 0))
+            items[low] = b[k], items[low + step] = a[k];
       }
       sync();
     }

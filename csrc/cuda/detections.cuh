@@ -29,7 +29,7 @@ struct Kept {
 template <typename S, typename Scores, typename Boxes>
 __global__ void __launch_bounds__(kClassThreads, 3)
     class_kernel(Scores scores, Boxes boxes, Limits limits, Limit<S> overlap_limit,
-                 Packed<S>* spilled, Box<S>* spilled_boxes, Kept<S> kept) {
+                 Packed<S>* spilled, S* spilled_boxes, Kept<S> kept) {
   using Selection = Select<OrderKey<S>, kClasses>;
   SSDKERN_SHARED(memory);
   __shared__ int found[kClasses];
@@ -43,8 +43,8 @@ __global__ void __launch_bounds__(kClassThreads, 3)
   // the selection is over when the first box is kept
   Selection& select = *reinterpret_cast<Selection*>(memory + candidates_size);
   auto* const kept_boxes = spilled_boxes
-                               ? spilled_boxes + int64_t(blockIdx.x) * kClasses * limits.keep
-                               : reinterpret_cast<Box<S>*>(memory + candidates_size);
+                               ? spilled_boxes + int64_t(blockIdx.x) * kClasses * limits.keep * 4
+                               : reinterpret_cast<S*>(memory + candidates_size);
 
   const int list = threadIdx.x % kClasses, label = first_class + list;
   auto* const mine = candidates + int64_t(list) * limits.capacity;
@@ -104,7 +104,7 @@ __global__ void __launch_bounds__(kClassThreads, 3)
   const int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
   if (first_class + warp >= limits.num_classes) return;
   auto* const ranked = candidates + int64_t(warp) * limits.capacity;
-  auto* const winners = kept_boxes + int64_t(warp) * limits.keep;
+  auto* const winners = kept_boxes + int64_t(warp) * limits.keep * 4;
   bitonic_sort(ranked, found[warp], lane, 32, [] { __syncwarp(); });
   const int64_t output = image * (limits.num_classes - 1) + first_class - 1 + warp;
   Packed<S>* const slots = kept.slots + output * limits.keep;
@@ -115,11 +115,19 @@ __global__ void __launch_bounds__(kClassThreads, 3)
     const Packed<S> item = alive ? ranked[base + lane] : Packed<S>(0);
     const int prior = alive ? index_of(item) : 0;
     const Box<S> box = boxes.load(first_row + prior, prior);
-    const S box_area = area(box);
-    for (int i = 0; i < count; ++i) {
-      if (i % 8 == 0 && !__any_sync(kAllLanes, alive)) break;
-      const Box<S> other = winners[i];
-      alive = alive && !overlap_limit.exceeded(overlap(other, box), area(other), box_area);
+    const S box_area = area(box), share = overlap_limit.share(box_area);
+    for (int i = 0; i < count && __any_sync(kAllLanes, alive); i += kAhead) {
+      const auto winner = [&](int k) { return load_box<S>(winners, min(i + k, count - 1)); };
+      Box<S> others[kAhead];
+      S shares[kAhead];
+#pragma unroll
+      for (int k = 0; k < kAhead; ++k)
+        others[k] = winner(k), shares[k] = overlap_limit.share(area(others[k]));
+      unsigned rest = overlap_limit.template suspects<kAhead>(box, share, others, shares);
+      for (; rest && alive; rest &= rest - 1) {
+        const Box<S> other = winner(__ffs(rest) - 1);
+        alive = !overlap_limit.exceeded(overlap(other, box), area(other), box_area);
+      }
     }
     for (unsigned rest = __ballot_sync(kAllLanes, alive); rest && count < limits.keep; ++count) {
       const int next = __ffs(rest) - 1;
@@ -127,7 +135,7 @@ __global__ void __launch_bounds__(kClassThreads, 3)
           __shfl_sync(kAllLanes, box.x1, next), __shfl_sync(kAllLanes, box.y1, next),
           __shfl_sync(kAllLanes, box.x2, next), __shfl_sync(kAllLanes, box.y2, next)};
       const bool hit = overlap_limit.exceeded(overlap(other, box), area(other), box_area);
-      if (lane == next) winners[count] = box, slots[count] = item;
+      if (lane == next) store_box(winners, count, box), slots[count] = item;
       rest &= ~(__ballot_sync(kAllLanes, hit) | 1u << next);
     }
     __syncwarp();
@@ -260,7 +268,7 @@ Results find_detections(const Stream& stream, const Tensor& like, const Scores& 
   const auto slots = scratch.reserve<Packed<S>>(batch * classes * keep);
   const auto counts = scratch.reserve<int>(batch * classes);
   const auto candidates = scratch.reserve<Packed<S>>(spill ? lists * kClasses * capacity : 0);
-  const auto kept_boxes = scratch.reserve<Box<S>>(spill_boxes ? lists * kClasses * keep : 0);
+  const auto kept_boxes = scratch.reserve<S>(spill_boxes ? lists * kClasses * keep * 4 : 0);
   const auto ranked = scratch.reserve<Packed<S>>(spill_room ? batch * room : 0);
   scratch.allocate(like);
   const Limits limits{int(num_priors), int(num_classes), int(top_k),

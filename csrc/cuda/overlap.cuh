@@ -30,23 +30,25 @@ struct Limit {
 
   __device__ __forceinline__ S share(S area) const { return part * area; }
 
-  // Bits of 32 boxes: those that may exceed the limit with `box`. None other does, as
+  // Bits of COUNT boxes: those that may exceed the limit with `box`. None other does, as
   // i / (a + b - i) < t where i < t / (1 + t) * (a + b), and where an intersection or a share is
   // NaN so is the IoU. An intersection that is 0 for a negative height comes out lower. Numbers too
   // small to be normal are multiples of one unit: two roundings up do not reach the next.
+  template <int COUNT = 32>
   __device__ __forceinline__ unsigned suspects(const Box<S>& box, S own, const Box<S>* others,
                                                const S* shares) const {
-    if (part == 0) return ~0u;
+    constexpr unsigned kAll = ~0u >> (32 - COUNT);
+    if (part == 0) return kAll;
     unsigned below = 0;
 #pragma unroll
-    for (int i = 31; i >= 0; --i) {
+    for (int i = COUNT - 1; i >= 0; --i) {
       const Box<S> other = others[i];
       const S width = fmin(box.x2, other.x2) - fmax(box.x1, other.x1);
       const S height = fmin(box.y2, other.y2) - fmax(box.y1, other.y1);
       const S excess = fmax(width, S(0)) * height - (own + shares[i]);
       below = below << 1 | unsigned(signbit(excess));
     }
-    return ~below;
+    return ~below & kAll;
   }
 
   __device__ __forceinline__ bool exceeded(S inter, S area_a, S area_b) const {

@@ -33,18 +33,18 @@ __global__ void __launch_bounds__(kThreads)
     columns[i] = load_box<S>(boxes2, list * m + min(first + i * width, m - 1));
     areas[i] = area(columns[i]);
   }
-  const int64_t begin = down * height * kRows;
-  const int64_t end = min(n, begin + height * kRows);
-  for (int64_t row = begin + threadIdx.x / width; row < end; row += height) {
+  const int64_t end = min(n, (down + 1) * height * kRows), step = height * m;
+  int64_t row = down * height * kRows + threadIdx.x / width;
+  const int left = int(min(m - first, int64_t(kColumns) * width));
+  for (S* to = out + (list * n + row) * m + first; row < end; row += height, to += step) {
     const Box<S> box = load_box<S>(boxes1, list * n + row);
     const S box_area = area(box);
-    S* const to = out + (list * n + row) * m;
 #pragma unroll
     for (int i = 0; i < kColumns; ++i) {
       const S inter = overlap(box, columns[i]), joint = box_area + areas[i] - inter;
       S value = 0;  // as mostly, without a division
       if (!(inter == 0 && joint > 0)) value = inter / joint;
-      if (first + i * width < m) to[first + i * width] = value;
+      if (i * width < left) to[i * width] = value;
     }
   }
 }

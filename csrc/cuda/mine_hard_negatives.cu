@@ -4,7 +4,7 @@
 namespace ssdkern {
 namespace {
 
-constexpr int kThreads = 1024;
+constexpr int kThreads = 1024, kAhead = 5;
 
 template <typename T, typename S>
 __global__ void __launch_bounds__(kThreads)
@@ -17,15 +17,26 @@ __global__ void __launch_bounds__(kThreads)
   Key* const keys = spilled ? spilled + first : reinterpret_cast<Key*>(memory);
 
   Seen<Key> seen;
-  for (int i = threadIdx.x; i < num_priors; i += kThreads) {
-    const S value = S(loss[first + i]);
-    Key key = 0;
-    if (positive[first + i]) {
-      ++seen.positives;
-    } else if (value != -S(INFINITY)) {
-      key = seen.candidate(value);
+  for (int base = threadIdx.x; base < num_priors; base += kAhead * kThreads) {
+    S values[kAhead];
+    bool positives[kAhead];
+#pragma unroll
+    for (int k = 0; k < kAhead; ++k) {
+      const int i = min(base + k * kThreads, num_priors - 1);
+      values[k] = S(loss[first + i]), positives[k] = positive[first + i];
     }
-    keys[i] = key;
+#pragma unroll
+    for (int k = 0; k < kAhead; ++k) {
+      const int i = base + k * kThreads;
+      if (i >= num_priors) break;
+      Key key = 0;
+      if (positives[k]) {
+        ++seen.positives;
+      } else if (values[k] != -S(INFINITY)) {
+        key = seen.candidate(values[k]);
+      }
+      keys[i] = key;
+    }
   }
   const Cut<Key> cut = hardest.find(keys, num_priors, neg_pos_ratio, seen);
   for (int i = threadIdx.x; i < num_priors; i += kThreads)

@@ -174,6 +174,20 @@ def test_detect_of_few_and_many_classes(classes, device, backend):
 
 
 @places("detect")
+@pytest.mark.parametrize("count", [1, 3])
+def test_detect_of_many_small_images(count, device, backend):
+    """A warp has rows of many images."""
+    s = scene((70, count, 5, 3), device)
+    limits = 0.1, 0.45, 60, 50
+    names = "score_threshold", "iou_threshold", "nms_top_k", "keep_top_k"
+    kwargs = dict(zip(names, limits, strict=True))
+    got = ssdkern.detect(*s[:3], **kwargs, backend=backend)
+    want = detect_torch(*s[:3], *limits, 0.1, 0.2, float("inf"), False)
+    assert torch.equal(got.prior_index, want[3])
+    assert torch.equal(got.labels, want[2])
+
+
+@places("detect")
 @pytest.mark.parametrize("classes", [5, 21])
 def test_detect_of_doubles_askew(classes, device, backend):
     s = scene((2, 130, classes, 3), device).to(torch.float64)

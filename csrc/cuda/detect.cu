@@ -24,13 +24,22 @@ __global__ void __launch_bounds__(kRowThreads)
   const S most = row_max<LANES, S>(x, 1, tile.num_classes);
   const S max = fmax(most, S(x[0]));
   const S sum = row_sum<LANES, S>(x, tile.num_classes, max);
-  if (!tile.writes()) return;
   // exp(x - max) / sum > threshold, less more than all of this can round
   const S margin = S(1e-3) + S(1e-6) * (max < 0 ? -max : max);
   const S cut = threshold > 0 ? max + log(threshold * sum) - margin : -S(INFINITY);
-  if (!(most >= cut)) return;
-  const int64_t image = tile.row() / num_priors, first = image * num_priors;
-  rows[first + atomicAdd(&counts[image], 1)] = {max, 1 / sum, cut, unsigned(tile.row() - first)};
+  const bool passes = tile.writes() && most >= cut;
+  const int lane = threadIdx.x % 32;
+  // the first row of an image takes places for all of its warp: 1 atomic instead of up to 32
+  for (unsigned todo = __ballot_sync(kAllLanes, passes); todo;) {
+    const int taker = __ffs(todo) - 1, image = int(tile.row() / num_priors);
+    const int now = __shfl_sync(kAllLanes, image, taker);
+    const unsigned same = __ballot_sync(kAllLanes, passes && image == now);
+    int place = lane == taker ? atomicAdd(&counts[image], __popc(same)) : 0;
+    place = __shfl_sync(kAllLanes, place, taker) + __popc(same & ((1u << lane) - 1));
+    const int64_t first = int64_t(image) * num_priors;
+    if (same >> lane & 1) rows[first + place] = {max, 1 / sum, cut, unsigned(tile.row() - first)};
+    todo &= ~same;
+  }
 }
 
 template <typename T, typename S>

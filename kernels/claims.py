@@ -81,16 +81,16 @@ def claim_priors_kernel(
     low, high = rows_of(gt_offsets, image, rows)
     owner += image * P
     owner_value += image * P
-    fresh, going = 1, 1
+    fresh, going = True, 1
     while going != 0:
         going = 0
         for start in range(low, high, ROWS):
             # 1. the rows without the prior they want
             row = start + tl.arange(0, ROWS)
             inside = row < high
-            prior = tl.load(wanted + row, mask=inside & (fresh == 0), other=-1)
+            prior = tl.load(wanted + row, mask=inside & (not fresh), other=-1)
             lost = tl.load(owner + prior, mask=prior >= 0, other=-1) != row
-            free = inside & ((fresh != 0) | ((prior >= 0) & lost))
+            free = inside & (fresh | ((prior >= 0) & lost))
             if tl.max(free.to(tl.int32)) > 0:
                 # 2. claim their best: of a prior's rivals the best wins, or the last
                 value, prior = _best_of_rows(part_value, part_prior, start, free, blocks, SPAN)
@@ -140,7 +140,7 @@ def claim_priors_kernel(
                         tl.store(part_value + place, peak, mask=beaten)
                         tl.store(part_prior + place, at, mask=beaten)
             tl.debug_barrier()
-        fresh = 0
+        fresh = False
 
     # 4. claims go before matches by threshold
     for start in range(low, high, ROWS):

@@ -3,7 +3,7 @@
 import triton
 import triton.language as tl
 
-from ssdkern.kernels.boxes import divide, widen
+from ssdkern.kernels.boxes import divide, exponential, widen
 
 
 def tile(num_classes):
@@ -39,4 +39,4 @@ def peak_and_total(rows, live, dtype: tl.constexpr, C: tl.constexpr, COLS: tl.co
 @triton.jit
 def probability(x, peak, total):
     """Softmax as torch computes it."""
-    return divide(tl.exp(x - peak), total)
+    return divide(exponential(x - peak), total)

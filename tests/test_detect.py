@@ -2,6 +2,7 @@
 
 import math
 
+import numpy as np
 import pytest
 import torch
 from cases import GPU, INTERPRETED, golden, needs_native, places, scene, whole
@@ -152,6 +153,26 @@ def test_anchor_caffe(case, device, backend):
     names = ("boxes", "scores", "labels", "prior_index")
     count = torch.tensor([len(vectors["scores"])])
     assert_same_detections(got, Detections(*(vectors[name][None] for name in names), count))
+
+
+@places("detect")
+def test_low_scores_keep_their_digits(device, backend, monkeypatch):
+    """Scores down to 1e-36 in float32."""
+    if INTERPRETED:
+        interpreter = pytest.importorskip("triton.runtime.interpreter")
+        monkeypatch.setattr(interpreter.InterpreterBuilder, "create_exp", exp_of_gpus)
+    _, offsets, priors = heads((1, 300, 2), device)
+    logits = torch.stack((torch.zeros(300), torch.linspace(-83, -1, 300)), dim=1)[None].to(device)
+    limits = {"score_threshold": 0, "iou_threshold": 1, "keep_top_k": 300}
+    got = detect(logits, offsets, priors, **limits, backend=backend)
+    want = logits[0, :, 1].double().sigmoid().flip(0)
+    torch.testing.assert_close(got.scores[0].double(), want, rtol=2e-6, atol=0)
+
+
+def exp_of_gpus(self, x):
+    """What Triton makes of `tl.exp` in float32: ex2.approx of a rounded product."""
+    log2_e = x.data.dtype.type(math.log2(math.e))
+    return self.unary_op(x, lambda x: np.exp2(x * log2_e))
 
 
 def test_rejects():

@@ -71,7 +71,7 @@ def overlaps(ax1, ay1, ax2, ay2, bx1, by1, bx2, by2, limit):
         by2[None, :],
     )
     limit = number(limit, inter)
-    bar = limit * union
+    bar = tl.maximum(limit, 0) * union  # 0 for a limit below, and so never clear
     over = inter > bar * (1 + 1e-6)
     clear = (bar > 1e-30) & (over | (inter < bar * (1 - 1e-6)))
     if tl.max((clear == 0).to(tl.int32)) > 0:

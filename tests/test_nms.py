@@ -65,6 +65,8 @@ def test_edges(threshold, device, backend):
     for scores in (torch.rand(15), torch.arange(15.0), wild):
         check(boxes, scores.to(device), threshold, backend)
     check(boxes.T.contiguous().T, torch.rand(30, device=device)[::2], threshold, backend)
+    negative = random_boxes(128)[:, [2, 1, 0, 3]]  # areas
+    check(negative.to(device), torch.rand(128, device=device), threshold, backend)
 
 
 @places("nms")

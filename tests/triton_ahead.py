@@ -9,6 +9,7 @@ from pathlib import Path
 import torch
 import triton
 from triton.backends.compiler import GPUTarget
+from triton.backends.nvidia.compiler import get_ptxas
 from triton.compiler import ASTSource
 from triton.runtime.jit import JITFunction
 
@@ -90,11 +91,11 @@ def _resources(cubin):
 
 def _spills(ptx):
     """Bytes stored by spills, which only the assembler tells from other uses of the stack."""
-    arch = re.search(r"\.target (\w+)", ptx)[1]
-    tool = "ptxas-blackwell" if arch.startswith("sm_1") else "ptxas"
+    arch, number = re.search(r"\.target (sm_(\d+)\w*)", ptx).groups()
+    tool = get_ptxas(int(number)).path
     with tempfile.NamedTemporaryFile("w", suffix=".ptx") as file:
         file.write(ptx)
         file.flush()
-        command = [TOOLS / tool, "-v", "--gpu-name", arch, file.name, "-o", "/dev/null"]
+        command = [tool, "-v", "--gpu-name", arch, file.name, "-o", "/dev/null"]
         text = subprocess.run(command, capture_output=True, check=True, text=True).stderr
     return int(re.search(r"(\d+) bytes spill stores", text)[1])

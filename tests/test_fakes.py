@@ -9,6 +9,7 @@ from native_calls import LAYOUTS, OPS, SMALL, calls, change
 from torch._subclasses import FakeTensorMode
 
 FIXED = [op for op in OPS if op not in ("nms", "batched_nms")]  # sizes that no data decides
+pytestmark = pytest.mark.ops
 LIBRARIES = {"native": "ssdkern", "triton": "ssdkern_triton"}
 
 

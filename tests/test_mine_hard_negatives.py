@@ -115,7 +115,7 @@ def test_rejects():
 
 
 @pytest.mark.skipif(REASON is not None, reason=f"mine_hard_negatives: {REASON}")
-def test_more_losses_than_registers(monkeypatch):
+def test_more_losses_than_registers_triton(monkeypatch):
     module = importlib.import_module("ssdkern.kernels.mine_hard_negatives")
     monkeypatch.setattr(module, "BLOCK", 32)
     monkeypatch.setattr(module, "held", lambda P: 64)

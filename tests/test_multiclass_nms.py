@@ -158,7 +158,7 @@ def test_rejects():
 
 
 @pytest.mark.skipif(REASON is not None, reason=f"multiclass_nms: {REASON}")
-def test_more_classes_than_programs(monkeypatch):
+def test_more_classes_than_programs_triton(monkeypatch):
     """A program takes several classes, and a wave of them what fits the scratch."""
     module = importlib.import_module("ssdkern.kernels.multiclass_nms")
     monkeypatch.setattr(module, "PROGRAMS", 2)

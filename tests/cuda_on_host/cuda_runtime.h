@@ -63,8 +63,7 @@ struct Warp {
   unsigned waiting = 0, finished = 0;  // lanes
 };
 
-// Whether this CPU thread is at work for a kernel, neither for the host nor for what emulates.
-inline thread_local bool in_kernel = false;
+inline thread_local bool in_kernel = false;  // not in what emulates, nor on the host
 [[gnu::no_sanitize_thread, gnu::noinline]] inline void set_in_kernel(bool is) { in_kernel = is; }
 
 class Engine {

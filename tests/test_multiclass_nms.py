@@ -167,6 +167,13 @@ def test_more_classes_than_programs_triton(monkeypatch):
 
 
 @needs_native("multiclass_nms")
+def test_no_limit_is_too_high(device):
+    boxes, scores = random_input((1, 2500, 2), device)
+    for nms_top_k in (2**62, 2**63 - 1):
+        check(boxes, scores, "native", nms_top_k=nms_top_k)
+
+
+@needs_native("multiclass_nms")
 def test_opcheck(device):
     args = (*random_input((2, 60, 4), device), 0.01, 0.45, 40, 20)
     library.opcheck(torch.ops.ssdkern.multiclass_nms.default, args)

@@ -89,7 +89,7 @@ void drop_last(std::vector<K>& keys, int64_t count) {
 // Leaves the `count` first keys, in order.
 template <typename K>
 void take_first(std::vector<K>& keys, int64_t count) {
-  if (int64_t(keys.size()) > std::max<int64_t>(2 * count, 2048)) drop_last(keys, count);
+  if (keys.size() > 2048 && int64_t(keys.size()) / 2 > count) drop_last(keys, count);
   if (int64_t(keys.size()) > count) {
     std::nth_element(keys.begin(), keys.begin() + count, keys.end());
     keys.resize(count);

@@ -81,6 +81,7 @@ def test_edges(match):
     assert match(box, [0, 1], nan, [False], [0, 1], 0.5, True)[1].tolist() == [-1]
     equal = np.repeat(box, 3, 0)
     assert match(box, [0, 1], equal, [False] * 3, [0, 3], 0.5, True)[1].tolist() == [0]
+    assert match(box, [0, 1], none, np.zeros(0, bool), [0, 0], -1, True)[1].tolist() == [-1]
     strided = np.zeros((3, 8), np.float16)[:, ::2]
     strided[:, 2:] = 4
     assert match(strided, [0, 3], box, [False], [0, 1], 0.5, True)[0].tolist() == [1, 0, 0]

@@ -76,7 +76,7 @@ py::tuple match_detections(const Array<double>& boxes, const Array<int64_t>& off
           const double overlap = iou(det[d], gt[g], extra);
           if (overlap > best) best = overlap, row = g;
         }
-        const bool hit = best >= iou_threshold;
+        const bool hit = row >= 0 && best >= iou_threshold;
         out_row[d] = hit ? row : -1;
         if (!hit || (!ignore[row] && taken[row])) {
           out[d] = 0;

@@ -5,7 +5,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from cases import assert_close, needs_native, places, scene, sizes, whole
+from cases import assert_close, assert_same, needs_native, places, scene, sizes, whole
 from torch import library
 from torchvision.models.detection._utils import BoxCoder
 from torchvision.models.detection.ssd import SSD
@@ -248,6 +248,21 @@ def test_logits_beyond_float32(device, backend):
     want, want_grads = loss_and_gradients(s, "torch")
     assert_close(got.classification, want.classification)
     assert_close(grads[0], want_grads[0], scale=1)
+
+
+@places("multibox_loss")
+def test_what_is_not_finite_stays_so(device, backend):
+    """An infinite residual in the first image gives an infinite loss, a NaN a NaN gradient."""
+    s = scene((2, 40, 4, 4), device)
+    matched = torch.full((2, 40), -1, device=device)
+    matched[:, 3] = 0
+    for value in (math.inf, math.nan):
+        s.offsets[0, 3, 1] = value
+        got, grads = loss_and_gradients(s, backend, matched=matched)
+        want, want_grads = loss_and_gradients(s, "torch", matched=matched)
+        assert_same(got.localization, want.localization)
+        assert_same(grads[1].isnan(), want_grads[1].isnan())
+        assert_close(grads[1].nan_to_num(), want_grads[1].nan_to_num(), scale=2000)
 
 
 @places("multibox_loss")

@@ -158,11 +158,10 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> multibox_loss_cpu(
         }
       }
     });
-    const auto scalar = [&](const auto& parts, ScalarType kind_of) {
+    const auto scalar = [&]<typename N>(const std::vector<N>& parts, ScalarType kind_of) {
       return std::pair(torch::stable::new_empty(codes, {}, kind_of),
-                       std::accumulate(parts.begin(), parts.end(), parts[0] * 0));
+                       std::accumulate(parts.begin(), parts.end(), N(0)));
     };
-    localization.push_back(0), classification.push_back(0), positives.push_back(0);
     auto [loc, loc_sum] = scalar(localization, type);
     auto [cls, cls_sum] = scalar(classification, type);
     auto [number, total] = scalar(positives, ScalarType::Long);
@@ -219,7 +218,7 @@ std::tuple<Tensor, Tensor> multibox_loss_backward_cpu(
       for (const auto i : found.priors)
         for (int k = 0; k < 4; ++k) {
           const S off = code[4 * i + k] - *want++;
-          grad[4 * i + k] = std::min(S(1), std::max(S(-1), off)) * by_offset;
+          grad[4 * i + k] = std::min(std::max(off, S(-1)), S(1)) * by_offset;  // a NaN stays
         }
     });
     return std::tuple(grad_logits, as(grad_offsets, offsets.scalar_type()));

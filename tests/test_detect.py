@@ -141,6 +141,15 @@ def test_extremes(device, backend):
 
 
 @places("detect")
+def test_threshold_is_compared_in_the_dtype_of_the_scores(device, backend):
+    """In float32 a score of 1 lies above 1 - 4e-8, which is rounded down."""
+    _, offsets, priors = heads((1, 1, 2), device)
+    logits = torch.tensor([[[0.0, 16.8]]], device=device)
+    got = detect(logits, offsets, priors, score_threshold=1 - 4e-8, backend=backend)
+    assert got.count == 1 and got.scores[0, 0] == 1
+
+
+@places("detect")
 @pytest.mark.parametrize("case", range(4))
 def test_anchor_caffe(case, device, backend):
     """Softmax and DetectionOutput of the original, 5, 21 and 81 classes."""

@@ -37,7 +37,7 @@ DetectionTensors detect_cpu(const Tensor& logits, const Tensor& offsets, const T
     const T *first = data<T>(heads), *end = first + images * count * classes;
     const auto run = SSDKERN_PICK(scan_logits<T, S>);
     const auto decode = SSDKERN_PICK(decode_boxes_rows<S, S>);
-    const S margin = S(log_odds(score_threshold));
+    const S margin = S(log_odds(S(score_threshold)));
     const auto scan = [&](int64_t image, int64_t row, int64_t rows, Key<S>* keys, int32_t* labels) {
       std::vector<S> scratch(classes + 15);
       return run(first + (image * count + row) * classes, end, row, rows, classes,

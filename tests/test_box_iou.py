@@ -56,6 +56,18 @@ def test_gradient_at_kinks(device, backend):
 
 
 @places("box_iou")
+@pytest.mark.parametrize("side", [1e-12, 1e12])
+def test_gradient_of_tiny_and_huge_boxes(side, device, backend):
+    """Areas whose square no float32 holds."""
+    boxes = random_boxes(20, low=0.3, high=0.8).to(device)
+    pair = boxes * side, boxes[5:] * side
+    wanted = gradients(box_iou_torch, [b.double() for b in pair])
+    got = gradients(lambda a, b: box_iou(a, b, backend=backend), pair)
+    for left, right in zip(got, wanted, strict=True):
+        assert_close(left * side, right * side, scale=40)
+
+
+@places("box_iou")
 def test_edges(device, backend):
     odd, boxes = ODD.to(device), random_boxes(67).to(device)
     for left, right in ((odd, odd), (odd, boxes), (boxes[::2], boxes[1::3]), (boxes.T[:4].T, odd)):

@@ -23,8 +23,8 @@ SSDKERN_INLINE void accumulate_grad(const Sixteen<S>& a, const Sixteen<S>& b, Ve
   const auto w = max(dx, zero), h = max(dy, zero);
   const auto inter = w * h;
   const auto joint = a.area + b.area - inter;
-  const auto square = joint * joint;
-  const auto by_inter = grad * (joint + inter) / square, by_area = zero - grad * inter / square;
+  grad = grad / joint;  // not over its square, which leaves the range of float before this does
+  const auto by_area = zero - grad * (inter / joint), by_inter = grad - by_area;
   // of equal coordinates, minimum and maximum give each half; clamp passes nothing at 0
   const auto by_w = select(dx > zero, by_inter * h, zero);
   const auto by_h = select(dy > zero, by_inter * w, zero);

@@ -61,8 +61,9 @@ template <typename S>
 __device__ void add_gradient(const Box<S>& a, const Box<S>& b, S grad, Box<S>& sum) {
   const S dx = fmin(a.x2, b.x2) - fmax(a.x1, b.x1), dy = fmin(a.y2, b.y2) - fmax(a.y1, b.y1);
   const S w = fmax(dx, S(0)), h = fmax(dy, S(0)), inter = w * h;
-  const S joint = area(a) + area(b) - inter, square = joint * joint;
-  const S by_inter = grad * (joint + inter) / square, by_area = -grad * inter / square;
+  const S joint = area(a) + area(b) - inter;
+  grad /= joint;  // not over its square, which leaves the range of float before this does
+  const S by_area = -grad * (inter / joint), by_inter = grad - by_area;
   const S by_w = dx > 0 ? by_inter * h : S(0), by_h = dy > 0 ? by_inter * w : S(0);
   const S width = a.x2 - a.x1, height = a.y2 - a.y1;
   sum.x1 -= by_w * share(a.x1, b.x1) + by_area * height;

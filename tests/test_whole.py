@@ -4,11 +4,12 @@ from importlib import import_module
 
 import pytest
 import torch
-from cases import whole
+from cases import random_boxes, scene, whole
 from test_train import Scenes, options, train
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
+import ssdkern
 from ssdkern import why_not
 from ssdkern.data.loader import Batch
 from ssdkern.graphs import fill_truth, truth_buffers
@@ -170,3 +171,28 @@ def test_several_recipes_of_updates(tmp_path):
 def test_what_needs_a_gpu_says_so(tmp_path):
     with pytest.raises(ValueError, match="want --device cuda with --cuda-graph, got cpu"):
         options(tmp_path, cuda_graph=True)
+
+
+SIZED = {
+    "box_iou": lambda n: (random_boxes(n), random_boxes(n + 1)),
+    "encode_boxes": lambda n: (random_boxes(n), random_boxes(n)),
+    "decode_boxes": lambda n: (torch.randn(n, 4), random_boxes(n)),
+    "mine_hard_negatives": lambda n: (torch.rand(n, 50), torch.rand(n, 50) > 0.8),
+    "match_priors": lambda n: (random_boxes(50), *scene((n, 50, 4, n))[3::2]),
+    "multibox_loss": lambda n: scene((n, 50, 4, n)),
+    "nms": lambda n: (random_boxes(n), torch.rand(n), 0.4),
+    "batched_nms": lambda n: (random_boxes(n), torch.rand(n), torch.arange(n) % 3, 0.4),
+    "multiclass_nms": lambda n: (random_boxes(n)[None], torch.rand(1, n, 4)),
+    "detect": lambda n: scene((n, 50, 4, n))[:3],
+}
+
+
+@pytest.mark.parametrize("op", SIZED)
+def test_another_size_is_no_other_graph(op):
+    """As --compile needs it, whose batches never hold the same number of boxes."""
+    with torch._dynamo.config.patch(capture_dynamic_output_shape_ops=True):
+        compiled = whole(getattr(ssdkern, op), "eager")
+        for size in (7, 12):
+            compiled(*SIZED[op](size))
+        with torch.compiler.set_stance("fail_on_recompile"):
+            compiled(*SIZED[op](23))

@@ -11,6 +11,12 @@ def want(ok, what, got):
         raise ValueError(f"want {what}, got {got}")
 
 
+def want_shape(name, tensor, *shape):
+    """Checks a shape. Only a failure makes the text: a graph keeps a size that went into one."""
+    if list(tensor.shape) != list(shape):
+        want(False, f"{name} {list(shape)}", list(tensor.shape))
+
+
 def want_boxes(name, boxes, shape="[..., 4]", ndim=None):
     """Checks that `boxes` holds four numbers a row, in a tensor of `ndim` dimensions."""
     fits = boxes.ndim >= 1 and boxes.shape[-1] == 4 and ndim in (None, boxes.ndim)

@@ -4,7 +4,7 @@ import torch
 from torch import library
 
 from ssdkern._backend import resolve
-from ssdkern.ops._check import as_kernel_input, compute_dtype, want, want_same_device
+from ssdkern.ops._check import as_kernel_input, compute_dtype, want_same_device, want_shape
 from ssdkern.ops._dispatch import fake, kernel
 from ssdkern.ops.nms import ranking, suppress, want_scored_boxes
 
@@ -30,7 +30,7 @@ def batched_nms(boxes, scores, idxs, iou_threshold, *, backend=None):
         RuntimeError: `backend` cannot run on this device.
     """
     want_scored_boxes(boxes, scores)
-    want(idxs.shape == scores.shape, f"idxs [{len(boxes)}]", list(idxs.shape))
+    want_shape("idxs", idxs, len(boxes))
     want_same_device(boxes=boxes, idxs=idxs)
     backend = resolve("batched_nms", backend, boxes.device)
     dtype = compute_dtype(boxes)

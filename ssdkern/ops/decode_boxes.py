@@ -42,9 +42,8 @@ def decode_boxes(offsets, priors, *, variances=(0.1, 0.2), max_log_scale=None, b
     Caffe code.
     """
     want_boxes("priors", priors, "[P, 4]", ndim=2)
-    want(
-        offsets.shape[-2:] == priors.shape, f"offsets [..., {len(priors)}, 4]", list(offsets.shape)
-    )
+    if offsets.shape[-2:] != priors.shape:
+        want(False, f"offsets [..., {len(priors)}, 4]", list(offsets.shape))
     want_float("offsets", offsets)
     want_variances(variances)
     want_same_device(offsets=offsets, priors=priors)

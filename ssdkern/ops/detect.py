@@ -9,10 +9,10 @@ from ssdkern.ops._check import (
     as_kernel_input,
     compute_dtype,
     want,
-    want_boxes,
     want_float,
     want_number,
     want_same_device,
+    want_shape,
     want_variances,
 )
 from ssdkern.ops._dispatch import fake, kernel
@@ -60,10 +60,8 @@ def detect(
     Source: DetectionOutputLayer of the authors' Caffe code.
     """
     want(logits.ndim == 3, "logits [B, P, C]", list(logits.shape))
-    grid = list(logits.shape[:2])
-    want(list(offsets.shape) == [*grid, 4], f"offsets {[*grid, 4]}", list(offsets.shape))
-    want_boxes("priors", priors, f"[{grid[1]}, 4]", ndim=2)
-    want(len(priors) == grid[1], f"priors [{grid[1]}, 4]", list(priors.shape))
+    want_shape("offsets", offsets, *logits.shape[:2], 4)
+    want_shape("priors", priors, logits.shape[1], 4)
     want_float("logits", logits)
     want_float("offsets", offsets)
     want_number("nms_top_k", nms_top_k, 1)

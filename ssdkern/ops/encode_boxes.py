@@ -32,7 +32,8 @@ def encode_boxes(boxes, priors, *, variances=(0.1, 0.2), backend=None):
     Source: Liu et al. 2016, eq. 2; the variances are those of the authors' Caffe code.
     """
     want_boxes("priors", priors, "[P, 4]", ndim=2)
-    want(boxes.shape[-2:] == priors.shape, f"boxes [..., {len(priors)}, 4]", list(boxes.shape))
+    if boxes.shape[-2:] != priors.shape:
+        want(False, f"boxes [..., {len(priors)}, 4]", list(boxes.shape))
     want_variances(variances)
     want_same_device(boxes=boxes, priors=priors)
     backend = resolve("encode_boxes", backend, boxes.device)

@@ -10,6 +10,7 @@ from ssdkern.ops._check import (
     want_float,
     want_number,
     want_same_device,
+    want_shape,
 )
 from ssdkern.ops._dispatch import fake, kernel
 from ssdkern.ops.nms import ranking
@@ -41,7 +42,7 @@ def mine_hard_negatives(loss, positive, *, neg_pos_ratio=3.0, backend=None):
     """
     want(loss.ndim == 2, "loss [B, P]", list(loss.shape))
     want_float("loss", loss)
-    want(positive.shape == loss.shape, f"positive {list(loss.shape)}", list(positive.shape))
+    want_shape("positive", positive, *loss.shape)
     want(positive.dtype == torch.bool, "positive of dtype bool", positive.dtype)
     want_number("neg_pos_ratio", neg_pos_ratio, 0, MAX_RATIO)
     want_same_device(loss=loss, positive=positive)

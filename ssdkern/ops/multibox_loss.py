@@ -11,11 +11,11 @@ from ssdkern.ops._check import (
     can_read,
     compute_dtype,
     want,
-    want_boxes,
     want_float,
     want_number,
     want_packed,
     want_same_device,
+    want_shape,
     want_variances,
 )
 from ssdkern.ops._dispatch import fake, kernel
@@ -83,15 +83,13 @@ def multibox_loss(
     """
     want(logits.ndim == 3, "logits [B, P, C]", list(logits.shape))
     batch, num_priors, num_classes = logits.shape
-    want_boxes("priors", priors, f"[{num_priors}, 4]", ndim=2)
-    want(len(priors) == num_priors, f"priors [{num_priors}, 4]", list(priors.shape))
-    grid = [batch, num_priors]
-    want(list(offsets.shape) == [*grid, 4], f"offsets {[*grid, 4]}", list(offsets.shape))
+    want_shape("priors", priors, num_priors, 4)
+    want_shape("offsets", offsets, batch, num_priors, 4)
     want_float("logits", logits)
     want_float("offsets", offsets)
     want_packed(gt_boxes, gt_offsets)
-    want(len(gt_offsets) == batch + 1, f"gt_offsets [{batch + 1}]", list(gt_offsets.shape))
-    want(gt_labels.shape == gt_boxes.shape[:1], f"gt_labels [{len(gt_boxes)}]", gt_labels.shape)
+    want_shape("gt_offsets", gt_offsets, batch + 1)
+    want_shape("gt_labels", gt_labels, len(gt_boxes))
     want(gt_labels.dtype == torch.int64, "gt_labels of dtype int64", gt_labels.dtype)
     want_number("neg_pos_ratio", neg_pos_ratio, 0, MAX_RATIO)
     want_variances(variances)
@@ -105,7 +103,7 @@ def multibox_loss(
         kwargs = {"iou_threshold": iou_threshold, "rule": rule, "backend": backend}
         matched = match_priors(priors, gt_boxes, gt_offsets, **kwargs)
     else:
-        want(list(matched.shape) == grid, f"matched {grid}", list(matched.shape))
+        want_shape("matched", matched, batch, num_priors)
         integer = matched.dtype in (torch.int32, torch.int64)
         want(integer, "matched of dtype int32 or int64", matched.dtype)
         if can_read(matched) and matched.numel():

@@ -13,6 +13,7 @@ from ssdkern.ops._check import (
     want_float,
     want_number,
     want_same_device,
+    want_shape,
 )
 from ssdkern.ops._dispatch import fake, kernel
 from ssdkern.ops.nms import suppress
@@ -69,8 +70,7 @@ def multiclass_nms(
     Source: DetectionOutputLayer of the authors' Caffe code.
     """
     want(scores.ndim == 3, "scores [B, P, C]", list(scores.shape))
-    fits = list(boxes.shape) == [*scores.shape[:2], 4]
-    want(fits, f"boxes {[*scores.shape[:2], 4]}", list(boxes.shape))
+    want_shape("boxes", boxes, *scores.shape[:2], 4)
     want_float("boxes", boxes)
     want_float("scores", scores)
     want_number("nms_top_k", nms_top_k, 1)

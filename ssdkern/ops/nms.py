@@ -11,6 +11,7 @@ from ssdkern.ops._check import (
     want_boxes,
     want_float,
     want_same_device,
+    want_shape,
 )
 from ssdkern.ops._dispatch import fake, kernel
 from ssdkern.ops._loop import repeat_while
@@ -50,7 +51,7 @@ def nms(boxes, scores, iou_threshold, *, backend=None):
 
 def want_scored_boxes(boxes, scores):
     want_boxes("boxes", boxes, "[N, 4]", ndim=2)
-    want(scores.shape == boxes.shape[:1], f"scores [{boxes.shape[0]}]", list(scores.shape))
+    want_shape("scores", scores, len(boxes))
     want_float("boxes", boxes)
     if scores.dtype != boxes.dtype:
         want(False, f"scores of the dtype of boxes, {boxes.dtype}", scores.dtype)

@@ -2,11 +2,12 @@
 
 import json
 import os
+import pickle
 from contextlib import contextmanager
 from pathlib import Path
 
 import torch
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 
 KEY = "ssdkern"
@@ -55,11 +56,23 @@ def save_weights(path, model, class_names, **info):
 
 def read_info(path):
     """The dict that `save_weights` stored: ``config``, ``class_names`` and the keywords."""
-    with safe_open(path, framework="pt") as file:
-        metadata = file.metadata() or {}
+    try:
+        with safe_open(path, framework="pt") as file:
+            metadata = file.metadata() or {}
+    except SafetensorError as error:
+        raise ValueError(f"{path}: want a file of safetensors, got {error}") from error
     if KEY not in metadata:
         raise ValueError(f"want a checkpoint written by ssdkern.train, got {path}")
     return json.loads(metadata[KEY])
+
+
+def want_device(device):
+    """Raises ValueError where there is no such device on this machine."""
+    try:
+        torch.zeros(1, device=device).item()
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).splitlines()[0]
+        raise ValueError(f"want a device of this machine, got {device}: {reason}") from error
 
 
 def load_model(path, device="cpu"):
@@ -73,10 +86,11 @@ def load_model(path, device="cpu"):
         ``(model, info)``: the model in eval mode, and the dict of `read_info`.
 
     Raises:
-        ValueError: the file was not written by ssdkern.
+        ValueError: the file was not written by ssdkern, or there is no such device.
     """
     from ssdkern.model import from_config
 
+    want_device(device)
     info = read_info(path)
     model = from_config(info["config"])
     model.load_state_dict(load_file(path))
@@ -108,4 +122,7 @@ def load_state(path):
     """Read a file of `save_state`; nothing but tensors and plain values is ever unpickled."""
     if not Path(path).exists():
         raise ValueError(f"want a run to resume, got no file {path}")
-    return torch.load(path, map_location="cpu", weights_only=True)
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except (RuntimeError, EOFError, pickle.UnpicklingError) as error:
+        raise ValueError(f"{path}: want a run to resume, got a damaged file ({error})") from error

@@ -232,6 +232,8 @@ def ssd_features(num_classes, image_size=None, *, trunk, strides=(8, 16, 32), ne
     elif library == "timm":
         import timm
 
+        if not timm.is_model(name):
+            raise ValueError(f"want a model that timm knows, got {name!r}")
         body = timm.create_model(name, pretrained=False, features_only=True)
         reductions = body.feature_info.reduction()
         if missing := set(strides) - set(reductions):

@@ -21,11 +21,12 @@ from pathlib import Path
 
 import torch
 import yaml
+from safetensors import SafetensorError
 
 import ssdkern
 from ssdkern import weights, why_not
 from ssdkern._backend import resolve
-from ssdkern.checkpoint import atomic_write, load_matching, load_state, read_info
+from ssdkern.checkpoint import atomic_write, load_matching, load_state, read_info, want_device
 from ssdkern.data import check, open_dataset, summarize
 from ssdkern.distributed import join, own_cores
 from ssdkern.frozen import hold_pretrained
@@ -47,6 +48,8 @@ _DEFAULTS = {
     "eval_every": 0,
 }
 _EPOCHS = 100  # where neither the caller nor the recipe says how long
+_ABOVE_ZERO = ("batch_size", "accumulate", "epochs", "steps", "max_minutes", "lr", "image_size")
+_FROM_ZERO = ("weight_decay", "clip_grad", "ema", "freeze", "eval_every", "workers", "seed")
 # what may be another on the way than it was at the start
 _FREE = {"output", "resume", "workers", "device", "epochs", "steps", "max_minutes", "eval_every"}
 _FREE |= {"quiet", "dry_run", "backend", "compile", "cuda_graph"}
@@ -65,7 +68,7 @@ def parser():
     args.add_argument("--image-size", type=int, help="side of the input; default: the model's")
     args.add_argument(
         "--model-options",
-        type=yaml.safe_load,
+        type=_arguments,
         metavar="YAML",
         help="arguments of the model's function, such as '{small_objects: true}'",
     )
@@ -117,6 +120,16 @@ def parser():
     return args
 
 
+def _arguments(text):
+    try:
+        value = yaml.safe_load(text)
+    except yaml.YAMLError:
+        value = None
+    if not isinstance(value, dict):
+        raise argparse.ArgumentTypeError(f"want YAML such as '{{width: 32}}', got {text!r}")
+    return value
+
+
 def settle(given, state=None, processes=1):
     """The settings of a run and its recipe, from what was given and, to resume, its state.
 
@@ -147,6 +160,7 @@ def settle(given, state=None, processes=1):
     options = argparse.Namespace(**{**every, **_DEFAULTS, **saved, **given})
     if not options.data:
         raise ValueError("want --data with a folder, got none")
+    _check_numbers(options)
     recipe = RECIPES[options.recipe]
     own = {field.name for field in fields(recipe)} & vars(options).keys() - {"batch_size", "steps"}
     changes = {name: getattr(options, name) for name in own if getattr(options, name) is not None}
@@ -161,12 +175,19 @@ def settle(given, state=None, processes=1):
     if not (options.epochs or options.steps or options.max_minutes):
         options.steps = recipe.steps
         options.epochs = None if recipe.steps else _EPOCHS
-    _check_device(options, torch.device(options.device), processes)
-    for name in ("batch_size", "accumulate", "epochs", "steps", "max_minutes", "lr"):
-        value = getattr(options, name)
-        if value is not None and value <= 0:
-            raise ValueError(f"want --{name.replace('_', '-')} above 0, got {value}")
+    try:
+        device = torch.device(options.device)
+    except RuntimeError:
+        raise ValueError(f"want --device cpu or cuda, got {options.device}") from None
+    _check_device(options, device, processes)
     return options, recipe
+
+
+def _check_numbers(options):
+    for name in (*_ABOVE_ZERO, *_FROM_ZERO):
+        value, low = getattr(options, name), "of 0 or more" if name in _FROM_ZERO else "above 0"
+        if not (value is None or 0 < value < math.inf or (value == 0 and name in _FROM_ZERO)):
+            raise ValueError(f"want a finite --{name.replace('_', '-')} {low}, got {value}")
 
 
 def _check_device(options, device, processes):
@@ -181,10 +202,11 @@ def _check_device(options, device, processes):
         )
     if options.cuda_graph and processes > 1:
         raise ValueError(f"want one process with --cuda-graph, got {processes}")
+    backend = options.backend or (options.model_options or {}).get("backend")
     for op in ("match_priors", "multibox_loss", "detect"):
-        if options.backend and (reason := why_not(op, options.backend, device)):
-            raise ValueError(f"want a --backend for {device}, got {options.backend}: {reason}")
-        if options.cuda_graph and resolve(op, options.backend, device) == "torch":
+        if backend and (reason := why_not(op, backend, device)):
+            raise ValueError(f"want a --backend for {device}, got {backend}: {reason}")
+        if options.cuda_graph and resolve(op, backend, device) == "torch":
             raise ValueError(f"want native or Triton kernels of {op} with --cuda-graph, got torch")
 
 
@@ -200,9 +222,11 @@ def make_model(options, recipe, num_classes):
     else:
         known = name in ("ssd300", "ssd512") and recipe.priors
         priors = {"prior_config": f"{name}-{recipe.priors}"} if known else {}
-        model = build(
-            name, num_classes, options.image_size, **{**priors, **(options.model_options or {})}
-        )
+        chosen = {**priors, **(options.model_options or {})}
+        try:
+            model = build(name, num_classes, options.image_size, **chosen)
+        except TypeError as error:
+            raise ValueError(f"want --model-options of {name}, got {chosen}: {error}") from error
     pretrained = set()
     if options.backbone_weights:
         report = weights.load_backbone_weights(model.backbone, options.backbone_weights)
@@ -226,6 +250,15 @@ def make_model(options, recipe, num_classes):
     return model, groups
 
 
+def _check_eval(eval_set, class_names):
+    if not len(eval_set):
+        raise ValueError("want pictures to evaluate on, got none; --eval-split none does without")
+    if not set(eval_set.class_names) & set(class_names):
+        raise ValueError(
+            f"want some of {list(class_names)} to evaluate on, got {list(eval_set.class_names)}"
+        )
+
+
 def fit(options, recipe, train_set, eval_set, state=None, on_step=None, processes=None):
     """Train on data sets that are already open; see `main` for the rest.
 
@@ -239,6 +272,9 @@ def fit(options, recipe, train_set, eval_set, state=None, on_step=None, processe
     Returns:
         tuple[int, Trainer]: exit code, and the trainer with its model.
     """
+    want_device(options.device)
+    if eval_set is not None:
+        _check_eval(eval_set, train_set.class_names)
     if options.device == "cpu":
         keep_freed_memory()
     model, groups = make_model(options, recipe, len(train_set.class_names) + 1)
@@ -303,7 +339,7 @@ def main(argv=None):
     try:
         with join() as processes:
             return _run(given, processes)
-    except (OSError, ValueError, NonFiniteLossError) as error:
+    except (OSError, ValueError, NonFiniteLossError, SafetensorError) as error:
         print(f"ssdkern train: {error}", file=sys.stderr)
         return 1
 

@@ -333,15 +333,14 @@ class Trainer:
 
     def evaluate(self):
         """A Report of the averaged model on `eval_set`; None where rank is not 0."""
-        options = self.options
+        given = {name: getattr(self.options, name) for name in ("batch_size", "workers", "backend")}
         self.processes.share_buffers(self.averaged)
         return evaluate(
             self.averaged,
             self.eval_set,
-            batch_size=options.batch_size,
-            workers=options.workers,
-            backend=options.backend,
+            class_names=self.train_set.class_names,
             processes=self.processes,
+            **given,
         )
 
     def finish(self):

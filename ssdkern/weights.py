@@ -46,13 +46,18 @@ def read_state(file):
         ValueError: the file holds no state dict, or more than tensors and plain values.
     """
     if str(file).endswith(".safetensors"):
+        from safetensors import SafetensorError
         from safetensors.torch import load_file
 
-        return load_file(file)
+        try:
+            return load_file(file)
+        except SafetensorError as error:
+            raise ValueError(f"{file}: want a file of safetensors, got {error}") from error
     try:
         state = torch.load(file, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        raise ValueError(f"{file}: want a file of tensors and plain values, got {error}") from error
+    except (pickle.UnpicklingError, RuntimeError, EOFError) as error:
+        got = str(error) or "nothing"
+        raise ValueError(f"{file}: want a file of tensors and plain values, got {got}") from error
     for key in ("model", "state_dict"):
         if isinstance(state, dict) and isinstance(state.get(key), dict):
             state = state[key]

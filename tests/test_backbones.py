@@ -17,6 +17,7 @@ from ssdkern.backbones import (
     feature_shapes,
     layers_at,
 )
+from ssdkern.model import build
 
 
 def count(module):
@@ -181,6 +182,8 @@ def test_any_timm_model():
     backbone = FeatureBackbone(body, image_size=128, extras=(64, 32))
     assert feature_shapes(backbone, 128) == [(256, 8), (512, 4), (64, 2), (32, 1)]
     assert [each.shape[1] for each in backbone(torch.randn(2, 3, 128, 128))] == [256, 512, 64, 32]
+    with pytest.raises(ValueError, match="want a model that timm knows, got 'nothing'"):
+        build("timm/nothing", 3)
 
 
 def test_probing_leaves_the_model_alone(mobilenet):

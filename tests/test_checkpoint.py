@@ -1,7 +1,5 @@
 """Checkpoints: what is written comes back, or the old file stays."""
 
-import pickle
-
 import pytest
 import torch
 
@@ -52,6 +50,7 @@ def test_on_a_gpu_weights_lie_in_channels_last(model, tmp_path, monkeypatch):
 
     save_weights(path, model.to(memory_format=torch.contiguous_format), ["a", "b"])
     monkeypatch.setattr(torch.nn.Module, "to", watched)
+    monkeypatch.setattr("ssdkern.checkpoint.want_device", lambda device: None)
     for device, last in (("cpu", False), ("cuda:1", True)):
         weight = load_model(path, device)[0].conf[0].weight
         assert weight.is_contiguous(memory_format=torch.channels_last) == last
@@ -95,8 +94,12 @@ def test_state_holds_only_tensors_and_plain_values(tmp_path):
     save_state(path, {"step": 3, "rng": torch.get_rng_state(), "rows": [{"a": 1.5}]})
     assert load_state(path)["rows"] == [{"a": 1.5}]
     save_state(path, {"code": test_state_holds_only_tensors_and_plain_values})
-    with pytest.raises(pickle.UnpicklingError, match="Weights only load failed"):
+    with pytest.raises(ValueError, match="Weights only load failed"):
         load_state(path)
+    for content in (b"", b"PK\x03\x04 and so on"):
+        path.write_bytes(content)
+        with pytest.raises(ValueError, match=r"last\.pt: want a run to resume, got a damaged file"):
+            load_state(path)
 
 
 def test_files_of_others_are_refused(model, tmp_path):
@@ -109,3 +112,13 @@ def test_files_of_others_are_refused(model, tmp_path):
         load_matching(model, tmp_path / "a.safetensors")
     with pytest.raises(ValueError, match="want a run to resume"):
         load_state(tmp_path / "none.pt")
+    (tmp_path / "a.safetensors").write_bytes(b"something else")
+    with pytest.raises(ValueError, match=r"a\.safetensors: want a file of safetensors, got"):
+        read_info(tmp_path / "a.safetensors")
+
+
+@pytest.mark.parametrize("device", ["meta", "cuda:77", "abacus"])
+def test_a_device_that_is_not_here_is_refused(model, tmp_path, device):
+    save_weights(tmp_path / "a.safetensors", model, ["a", "b"])
+    with pytest.raises(ValueError, match=f"want a device of this machine, got {device}: "):
+        load_model(tmp_path / "a.safetensors", device)

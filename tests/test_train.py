@@ -4,6 +4,7 @@ import csv
 import math
 import os
 import signal
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
@@ -256,15 +257,68 @@ def test_bad_arguments_are_named(capsys, tmp_path):
     assert "none" in capsys.readouterr().err
     assert main(["--output", str(tmp_path / "run")]) == 1
     assert "want --data with a folder, got none" in capsys.readouterr().err
-    with pytest.raises(ValueError, match="want --lr above 0, got -1"):
-        options(tmp_path, lr=-1)
     command = ["--data", "scenes", "--output", str(tmp_path / "run"), "--device", "cuda"]
     assert main([*command, "--cuda-graph", "--backend", "torch"]) == 1
     kernels = "want native or Triton kernels of match_priors with --cuda-graph, got torch"
     assert kernels in capsys.readouterr().err
+    assert main([*command, "--cuda-graph", "--model-options", "{backend: torch}"]) == 1
+    assert kernels in capsys.readouterr().err
     with pytest.raises(ValueError, match="want a --backend for cpu, got triton: triton runs on"):
         options(tmp_path, backend="triton")
-    assert not math.isnan(RECIPES["small"].lr)
+    with pytest.raises(ValueError, match="want --device cpu or cuda, got abacus"):
+        options(tmp_path, device="abacus")
+    with pytest.raises(ValueError, match="want a device of this machine, got meta"):
+        train(tmp_path, device="meta")
+    with pytest.raises(ValueError, match=r"want --model-options of ssd_tiny, got \{'depth'"):
+        train(tmp_path, model_options={"depth": 3})
+    for text in ("{width: [}", "32"):
+        with pytest.raises(SystemExit):
+            main([*command, "--model-options", text])
+        assert f"want YAML such as '{{width: 32}}', got '{text}'" in capsys.readouterr().err
+    (tmp_path / "bad.safetensors").write_bytes(b"something else")
+    with pytest.raises(ValueError, match=r"bad\.safetensors: want"):
+        train(tmp_path, model=None, weights=str(tmp_path / "bad.safetensors"))
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "bound"),
+    [
+        *((name, 0, "above 0") for name in ("steps", "batch_size", "accumulate", "image_size")),
+        *((name, -1, "of 0 or more") for name in ("clip_grad", "ema", "freeze", "eval_every")),
+        *(("lr", value, "above 0") for value in (-1, math.nan, math.inf)),
+        *(("epochs", value, "above 0") for value in (math.nan, math.inf)),
+    ],
+)
+def test_numbers_out_of_range_are_named(tmp_path, name, value, bound):
+    option = name.replace("_", "-")
+    with pytest.raises(ValueError, match=f"want a finite --{option} {bound}, got {value}"):
+        options(tmp_path, **{"batch_size": None, name: value})
+
+
+def test_classes_are_evaluated_by_name(whole, tmp_path):
+    """A json of COCO may number the categories of val in another way than those of train."""
+
+    class Renumbered(Scenes):
+        def __init__(self, *given):
+            super().__init__(*given)
+            self.class_names = self.class_names[::-1]
+
+        def __getitem__(self, index):
+            sample = super().__getitem__(index)
+            return replace(sample, labels=4 - sample.labels)
+
+    eval_set = Renumbered(8, 1)
+    _, trainer = train(tmp_path, eval_set=eval_set)
+    with open(whole / "results.csv") as file:
+        scores = [float(row["map50"]) for row in csv.DictReader(file) if row["map50"]]
+    assert (
+        scores == [row["map50"] for row in trainer.rows if row["map50"] != ""] and max(scores) > 0
+    )
+    eval_set.class_names = ["another"]
+    with pytest.raises(ValueError, match=r"want some of .* to evaluate on, got \['another'\]"):
+        train(tmp_path, eval_set=eval_set)
+    with pytest.raises(ValueError, match="want pictures to evaluate on, got none"):
+        train(tmp_path, eval_set=[])
 
 
 def test_a_run_is_not_overwritten(whole, capsys):

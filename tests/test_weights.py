@@ -260,3 +260,7 @@ def test_rejects(tmp_path):
     torch.save(ssd_tiny(2, 64), tmp_path / "pickled.pth")
     with pytest.raises(ValueError, match="want a file of tensors and plain values"):
         read_state(tmp_path / "pickled.pth")
+    for name, content in (("a.pth", b""), ("b.pth", b"PK\x03\x04"), ("c.safetensors", b"{}")):
+        (tmp_path / name).write_bytes(content)
+        with pytest.raises(ValueError, match=f"{name}: want a file of .*, got"):
+            read_state(tmp_path / name)

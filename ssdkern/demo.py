@@ -11,6 +11,7 @@ from pathlib import Path
 from ssdkern.data import SyntheticScenes
 from ssdkern.evaluate import evaluate, save
 from ssdkern.train import fit, settle
+from ssdkern.trainer import NonFiniteLossError
 
 _SIDE = 160  # pixels of the scenes and of the model
 _SCENES = 50_000  # more than any demo gets through, so that no scene comes twice
@@ -24,7 +25,14 @@ def main(argv=None):
     args.add_argument("--output", default="runs/demo", help="default: runs/demo")
     args.add_argument("--minutes", type=float, default=8.0, help="of training (8)")
     args.add_argument("--seed", type=int, default=0)
-    given = args.parse_args(argv)
+    try:
+        return _run(args.parse_args(argv))
+    except (OSError, ValueError, NonFiniteLossError) as error:
+        print(f"ssdkern demo: {error}", file=sys.stderr)
+        return 1
+
+
+def _run(given):
     options, recipe = settle(
         {
             "data": "synthetic scenes",

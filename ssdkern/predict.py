@@ -96,7 +96,7 @@ def predict_files(model, class_names, pictures, folder, **options):
         ``detections``, or ``file`` and ``error``.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    inputs, used, rows = {_identity(picture) for picture in pictures}, set(), []
+    inputs, used, rows = {_identity(p) for p in pictures if p.exists()}, set(), []
     for picture in pictures:
         row = {"file": str(picture)}
         try:

@@ -29,6 +29,11 @@ def test_unknown_commands_are_named(capsys):
     assert "want a command, got 'trian'" in capsys.readouterr().err
 
 
+def test_the_demo_says_what_is_wrong(capsys, tmp_path):
+    assert cli.main(["demo", "--minutes", "0", "--output", str(tmp_path)]) == 1
+    assert "ssdkern demo: want a finite --max-minutes above 0, got 0.0" in capsys.readouterr().err
+
+
 def test_help_imports_no_command():
     code = (
         "import sys; from ssdkern import cli; cli.main(['--help']);"

@@ -197,7 +197,7 @@ def test_saved_detections_score_the_same(voc, tmp_path):
     assert json.loads(files[0].read_text())["stats"]["AP50"] == pytest.approx(report.stats["AP50"])
 
 
-def test_command(tmp_path, capsys):
+def test_command(tmp_path, capsys, monkeypatch):
     write_voc(tmp_path / "voc")
     torch.manual_seed(0)
     weights = tmp_path / "tiny.safetensors"
@@ -212,6 +212,9 @@ def test_command(tmp_path, capsys):
         written = json.loads((out / "metrics.json").read_text())
         assert f"{written['map50']:.3f}" == last.split()[-1]
         assert (written["metric"], written["num_images"]) == (metric, 5)
+    monkeypatch.setattr("ssdkern.evaluate.save", None)  # it does not come so far
+    assert main([*command, "--output", str(weights)]) == 1
+    assert "File exists" in capsys.readouterr().err
     assert main([*command, "--amp", "bf16"]) == 0
     half = capsys.readouterr().out.splitlines()[-1]
     assert float(half.split()[-1]) == pytest.approx(written["map50"], abs=0.1)

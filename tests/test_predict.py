@@ -127,6 +127,7 @@ def test_results_never_overwrite_inputs_or_each_other(pictures, tmp_path):
 def test_command_names_bad_files_and_goes_on(pictures, weights, tmp_path, capsys):
     bad = pictures / "broken.jpg"
     bad.write_bytes((pictures / "turned.jpg").read_bytes()[:400])
+    (pictures / "gone.png").symlink_to("nowhere.png")
     out = tmp_path / "out"
     command = ["--weights", str(weights), "--output", str(out), "--device", "cpu"]
     command += ["--score-threshold", "0.2"]
@@ -134,9 +135,10 @@ def test_command_names_bad_files_and_goes_on(pictures, weights, tmp_path, capsys
     printed = capsys.readouterr()
     assert "broken.jpg" in printed.err
     assert "notes.txt" in printed.err
-    assert "2 of 7 inputs skipped" in printed.err
+    assert "gone.png: want a picture, got no file" in printed.err
+    assert "3 of 8 inputs skipped" in printed.err
     rows = json.loads((out / "predictions.json").read_text())
-    assert [("error" in row) for row in rows] == [False, True, False, False, False, False, True]
+    assert [("error" in row) for row in rows] == [False, True, True, *[False] * 4, True]
     assert len(list(out.glob("*.jpg"))) == 5
 
     assert main([*command, str(pictures / "plain.png")]) == 0

@@ -21,7 +21,7 @@ from tqdm import tqdm
 from ssdkern import plots
 from ssdkern.checkpoint import load_model
 from ssdkern.coco import coco_dataset, coco_evaluate, coco_results
-from ssdkern.data import EvalTransform, open_dataset
+from ssdkern.data import EvalTransform, message_of, open_dataset
 from ssdkern.distributed import Group, join, own_cores
 from ssdkern.draw import comparison_grid
 from ssdkern.memory import keep_freed_memory
@@ -335,7 +335,7 @@ def main(argv=None):
         with join() as processes:
             report, files = _run(args, processes)
     except (OSError, ValueError, RuntimeError, SafetensorError) as error:
-        print(f"ssdkern evaluate: {error}", file=sys.stderr)
+        print(f"ssdkern evaluate: {message_of(error)}", file=sys.stderr)
         return 1
     if report is None:
         return 0

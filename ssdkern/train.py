@@ -27,7 +27,7 @@ import ssdkern
 from ssdkern import weights, why_not
 from ssdkern._backend import resolve
 from ssdkern.checkpoint import atomic_write, load_matching, load_state, read_info, want_device
-from ssdkern.data import check, open_dataset, summarize
+from ssdkern.data import check, message_of, open_dataset, summarize
 from ssdkern.distributed import join, own_cores
 from ssdkern.frozen import hold_pretrained
 from ssdkern.memory import keep_freed_memory
@@ -340,7 +340,7 @@ def main(argv=None):
         with join() as processes:
             return _run(given, processes)
     except (OSError, ValueError, NonFiniteLossError, SafetensorError) as error:
-        print(f"ssdkern train: {error}", file=sys.stderr)
+        print(f"ssdkern train: {message_of(error)}", file=sys.stderr)
         return 1
 
 

@@ -13,6 +13,7 @@ from ssdkern.data import (
     TrainTransform,
     collate,
     make_loader,
+    message_of,
 )
 
 SCENES = SyntheticScenes(10, (64, 80), seed=5)
@@ -156,3 +157,16 @@ def test_own_data_set_in_order():
     images = torch.cat([batch.images for batch in loader])
     assert images[:, 0, 0, 0].tolist() == [0, 10, 20, 30, 40, 50]
     assert next(iter(loader)).gt_boxes[0].tolist() == [0, 0, 0.5, 0.5]
+
+
+class Damaged(SyntheticScenes):
+    def __getitem__(self, index):
+        raise ValueError("a.jpg: want a picture\nand more")
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_an_error_says_the_same_from_a_worker(workers):
+    loader = make_loader(Damaged(4, (48, 48)), EvalTransform(48), 2, workers=workers)
+    with pytest.raises(ValueError, match="want a picture") as error:
+        next(iter(loader))
+    assert message_of(error.value) == "a.jpg: want a picture\nand more"

@@ -4,7 +4,7 @@ from ssdkern.data.check import check, damaged_pictures, summarize
 from ssdkern.data.export import write_coco, write_voc, write_yolo
 from ssdkern.data.folder import open_dataset
 from ssdkern.data.images import open_image
-from ssdkern.data.loader import Batch, BatchKeys, collate, make_loader, sample_order
+from ssdkern.data.loader import Batch, BatchKeys, collate, make_loader, message_of, sample_order
 from ssdkern.data.samples import DetectionDataset, Problem, Sample
 from ssdkern.data.synthetic import SyntheticScenes
 from ssdkern.data.transforms import EvalTransform, TrainTransform
@@ -22,6 +22,7 @@ __all__ = [
     "collate",
     "damaged_pictures",
     "make_loader",
+    "message_of",
     "open_dataset",
     "open_image",
     "sample_order",

@@ -125,6 +125,11 @@ class Keyed(Dataset):
         return self.transform(self.dataset[index], np.random.default_rng((self.seed, epoch, index)))
 
 
+def message_of(error: Exception) -> str:
+    """What an error says, without the traceback that a loader's process puts before it."""
+    return str(error).rpartition("\nValueError: ")[2].rstrip()
+
+
 def make_loader(
     dataset,
     transform: Callable[[Sample, np.random.Generator], Item],

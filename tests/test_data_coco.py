@@ -52,6 +52,20 @@ def test_coco_json_beside_the_pictures(tmp_path):
     assert open_dataset(tmp_path, "val")[0].size == (20, 30)
 
 
+def test_coco_splits_that_are_joined_number_their_categories_alike(tmp_path):
+    box = {"id": 1, "image_id": 1, "category_id": 90, "bbox": [1, 2, 10, 4]}
+    for split, categories in (("train", None), ("val", [{"id": 90, "name": "first"}])):
+        picture(tmp_path / split / f"{split}.jpg")
+        images = [{"id": 1, "file_name": f"{split}.jpg", "height": 20, "width": 30}]
+        path = tmp_path / f"instances_{split}.json"
+        path.write_text(json.dumps(coco(images, [box], categories)))
+    for split, name in (("train", "last"), ("val", "first")):
+        found = open_dataset(tmp_path, split)
+        assert found.class_names[found.labels[0] - 1] == name
+    with pytest.raises(ValueError, match=r"_val\.json: want the categories of .*_train\.json, \{"):
+        open_dataset(tmp_path, "train+val")
+
+
 def test_coco_with_missing_pictures_says_how_many(tmp_path):
     images = [{"id": i, "file_name": f"{i}.jpg", "height": 20, "width": 30} for i in range(3)]
     picture(tmp_path / "pictures" / "1.jpg")

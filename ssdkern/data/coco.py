@@ -116,8 +116,8 @@ class CocoSource:
 
         return max(sorted(self.tree.folders), key=score)
 
-    def _categories(self) -> list[dict]:
-        file = next(iter(self._loaded or self._files.values()))
+    def _categories(self, file: str) -> dict[int, str]:
+        """Names by ascending id."""
         path, faults = self.tree.path(file), Faults()
         categories = self._load(file)["categories"]
         for index, item in enumerate(categories):
@@ -127,13 +127,20 @@ class CocoSource:
         ids = [item["id"] for item in categories]
         if len(set(ids)) != len(ids):
             raise ValueError(f"{path}: want one category an id, got {sorted(ids)}")
-        return sorted(categories, key=lambda item: item["id"])
+        return {
+            item["id"]: item["name"] for item in sorted(categories, key=lambda item: item["id"])
+        }
 
     def class_names(self) -> list[str]:
         """In the order of the category ids, which need not be contiguous."""
-        categories = self._categories()
-        self.category_ids = [item["id"] for item in categories]
-        return [item["name"] for item in categories]
+        first, *others = list(self._loaded) or list(self._files.values())[:1]
+        names = self._categories(first)
+        for file in others:
+            if (got := self._categories(file)) != names:
+                path = self.tree.path(file)
+                raise ValueError(f"{path}: want the categories of {first}, {names}, got {got}")
+        self.category_ids = list(names)
+        return list(names.values())
 
     def fill(self, entries: list[Entry], collector: Collector) -> None:
         self.class_names()

@@ -95,6 +95,14 @@ class SSD(nn.Module):
             self.register_buffer(name, value, persistent=False)
         self.recipe = None
 
+    def _apply(self, fn, recurse=True):
+        """Half precision is for the network: bfloat16 would move priors by a pixel of 300."""
+        priors = self.priors
+        super()._apply(fn, recurse)
+        if self.priors.dtype in (torch.float16, torch.bfloat16):
+            self.priors = priors.to(self.priors.device)
+        return self
+
     @property
     def image_size(self):
         """Side of the square input in pixels."""

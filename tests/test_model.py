@@ -100,6 +100,20 @@ def test_channels_last_changes_nothing():
     torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_half_precision_is_for_the_network(dtype):
+    model = ssd_tiny(3, 64)
+    priors, images = model.priors, torch.rand(2, 3, 64, 64)
+    model.eval().to(dtype)
+    assert model.mean.dtype == model.conf[0].weight.dtype == dtype
+    assert torch.equal(model.priors, priors)
+    with torch.no_grad():
+        found = model.detect(images)
+        expected = ssdkern.detect(*model.heads(images), priors)
+    torch.testing.assert_close(found, expected)
+    assert model.double().priors.dtype == torch.float64
+
+
 def test_eval_returns_pixels_of_each_image():
     model = ssd_tiny(3, 64, score_thresh=0.0, detections_per_img=50).eval()
     sizes = [(64, 64), (48, 96), (200, 100)]

@@ -1,6 +1,7 @@
 """SSD: a backbone, its priors and two convolutions per source map."""
 
 import json
+import math
 
 import torch
 from torch import nn
@@ -135,8 +136,11 @@ class SSD(nn.Module):
         """
         backend = backend or self.backend
         logits, offsets = self.heads(images)
+        priors = self.priors
+        if self.crossing is not None:  # a NaN matches nothing, so truth takes others
+            priors = priors.masked_fill(self.crossing[:, None], math.nan)
         matched = match_priors(
-            self.priors,
+            priors,
             gt_boxes,
             gt_offsets,
             iou_threshold=self.iou_thresh,

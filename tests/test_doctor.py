@@ -41,15 +41,22 @@ def test_verify_finds_a_wrong_integer(few, monkeypatch, capsys):
     assert "an op is wrong" in capsys.readouterr().out
 
 
-def test_verify_finds_a_wrong_value(few, monkeypatch):
+@pytest.mark.parametrize("factor", [1 + 1e-5, float("nan")])
+def test_verify_finds_a_wrong_value(few, monkeypatch, factor):
     right = ops.box_iou
 
-    def slightly_off(*args, backend=None, **kwargs):
+    def off(*args, backend=None, **kwargs):
         result = right(*args, backend=backend, **kwargs)
-        return result * (1 + 1e-5) if result.dtype == torch.float32 else result
+        return result * factor if result.dtype == torch.float32 else result
 
-    monkeypatch.setattr(ops, "box_iou", slightly_off)
+    monkeypatch.setattr(ops, "box_iou", off)
     assert doctor.main(["--verify"]) == 1
+
+
+def test_verify_finds_nan_beside_the_original(monkeypatch):
+    assert verify.verify_golden("encode_boxes", "torch", "cpu") == 0
+    monkeypatch.setattr(ops, "encode_boxes", lambda boxes, *_, **given: boxes * float("nan"))
+    assert verify.verify_golden("encode_boxes", "torch", "cpu") > 0
 
 
 @pytest.mark.parametrize("op", verify.OPS)

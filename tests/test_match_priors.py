@@ -171,6 +171,17 @@ def test_bad_truth(rule, device, backend):
 
 @places("match_priors")
 @rules
+def test_nan_priors(rule, device, backend):
+    """So an SSD leaves some out: neither they nor their truth get in the way of others."""
+    priors = random_boxes(70).to(device)
+    priors[::3] = NAN
+    got = check(priors, *pack(random_boxes(9), [], random_boxes(3), device=device), rule, backend)
+    assert (got[:, ::3] == -1).all()
+    assert set(got.flatten().tolist()) == set(range(-1, 12))
+
+
+@places("match_priors")
+@rules
 @pytest.mark.parametrize("threshold", [0.0, 1e-60])  # the same in float32
 def test_threshold_zero_without_overlap(threshold, rule, device, backend):
     """Under "argmax" no overlap is enough, but one that is NaN."""

@@ -310,7 +310,7 @@ def _run(args, processes):
     dataset = open_dataset(args.data, args.split)
     for note in dataset.notes[:_NOTES] if processes.rank == 0 else ():
         print(f"note: {note}", file=sys.stderr)
-    if args.output:
+    if args.output and processes.rank == 0:
         Path(args.output).mkdir(parents=True, exist_ok=True)  # or all is lost in the end
     report = evaluate(
         model,

@@ -54,6 +54,11 @@ def test_contested_priors(kind, rule, device, backend):
     check_match(priors.to(device), boxes, offsets, rule, backend)
 
 
+def by_name(limits):
+    names = "score_threshold", "iou_threshold", "nms_top_k", "keep_top_k"
+    return dict(zip(names, limits, strict=True))
+
+
 def clustered(count, device):
     center = random_boxes(count // 20)[torch.randint(count // 20, (count,))]
     boxes = center + 0.02 * torch.randn(count, 4)
@@ -149,9 +154,7 @@ def test_more_candidates_than_room(kind, top, keep, device, backend):
     boxes = random_boxes(2 * 700, low=0.02, high=0.2).view(2, 700, 4).to(device)
     scores = SCORES[kind](torch.rand(2, 700, 12)).to(device)
     limits = 0.01, 0.3, top, keep
-    names = "score_threshold", "iou_threshold", "nms_top_k", "keep_top_k"
-    kwargs = dict(zip(names, limits, strict=True))
-    got = ssdkern.multiclass_nms(askew(boxes), scores, **kwargs, backend=backend)
+    got = ssdkern.multiclass_nms(askew(boxes), scores, **by_name(limits), backend=backend)
     for a, b in zip(got, multiclass_nms_torch(boxes, scores, *limits), strict=True):
         assert_same(a, b)
 
@@ -162,9 +165,9 @@ def test_detect_of_few_and_many_classes(classes, device, backend):
     s = scene((2, 130, classes, 3), device)
     logits = s.logits * 0.1
     limits = 1 / classes, 0.45, 60, 50
-    names = "score_threshold", "iou_threshold", "nms_top_k", "keep_top_k"
-    kwargs = dict(zip(names, limits, strict=True))
-    got = ssdkern.detect(askew(logits), askew(s.offsets), s.priors, **kwargs, backend=backend)
+    got = ssdkern.detect(
+        askew(logits), askew(s.offsets), s.priors, **by_name(limits), backend=backend
+    )
     wide = (t.double() for t in (logits, s.offsets, s.priors))
     want = detect_torch(*wide, *limits, 0.1, 0.2, float("inf"), False)
     same = (got.prior_index == want[3]).float().mean()
@@ -179,9 +182,7 @@ def test_detect_of_many_small_images(count, device, backend):
     """A warp has rows of many images."""
     s = scene((70, count, 5, 3), device)
     limits = 0.1, 0.45, 60, 50
-    names = "score_threshold", "iou_threshold", "nms_top_k", "keep_top_k"
-    kwargs = dict(zip(names, limits, strict=True))
-    got = ssdkern.detect(*s[:3], **kwargs, backend=backend)
+    got = ssdkern.detect(*s[:3], **by_name(limits), backend=backend)
     want = detect_torch(*s[:3], *limits, 0.1, 0.2, float("inf"), False)
     assert torch.equal(got.prior_index, want[3])
     assert torch.equal(got.labels, want[2])
@@ -192,9 +193,7 @@ def test_detect_of_many_small_images(count, device, backend):
 def test_detect_of_doubles_askew(classes, device, backend):
     s = scene((2, 130, classes, 3), device).to(torch.float64)
     limits = 0.05, 0.45, 60, 50
-    names = "score_threshold", "iou_threshold", "nms_top_k", "keep_top_k"
-    kwargs = dict(zip(names, limits, strict=True))
-    got = ssdkern.detect(*map(askew, s[:3]), **kwargs, backend=backend)
+    got = ssdkern.detect(*map(askew, s[:3]), **by_name(limits), backend=backend)
     want = detect_torch(*s[:3], *limits, 0.1, 0.2, float("inf"), False)
     assert torch.equal(got.prior_index, want[3])
     assert_close(got.scores, want[1])
@@ -208,9 +207,7 @@ def test_detect_thresholds(threshold, device, backend):
     logits[0, 3, 2] = -float("inf")
     logits[0, 4, 1] = NAN
     limits = threshold, 0.45, 60, 50
-    names = "score_threshold", "iou_threshold", "nms_top_k", "keep_top_k"
-    kwargs = dict(zip(names, limits, strict=True))
-    got = ssdkern.detect(logits, s.offsets, s.priors, **kwargs, backend=backend)
+    got = ssdkern.detect(logits, s.offsets, s.priors, **by_name(limits), backend=backend)
     want = detect_torch(logits, s.offsets, s.priors, *limits, 0.1, 0.2, float("inf"), False)
     assert torch.equal(got.count, want[4])
     assert torch.equal(got.prior_index, want[3])

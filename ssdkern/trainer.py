@@ -333,14 +333,15 @@ class Trainer:
 
     def evaluate(self):
         """A Report of the averaged model on `eval_set`; None where rank is not 0."""
-        given = {name: getattr(self.options, name) for name in ("batch_size", "workers", "backend")}
         self.processes.share_buffers(self.averaged)
         return evaluate(
             self.averaged,
             self.eval_set,
+            batch_size=self.options.batch_size,
+            workers=self.options.workers,
+            backend=self.options.backend,
             class_names=self.train_set.class_names,
             processes=self.processes,
-            **given,
         )
 
     def finish(self):

@@ -14,7 +14,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from safetensors import SafetensorError
 from torch.utils.data import DataLoader, Dataset, Subset
 from tqdm import tqdm
 
@@ -334,7 +333,7 @@ def main(argv=None):
     try:
         with join() as processes:
             report, files = _run(args, processes)
-    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
+    except (OSError, ValueError, RuntimeError) as error:
         print(f"ssdkern evaluate: {message_of(error)}", file=sys.stderr)
         return 1
     if report is None:

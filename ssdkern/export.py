@@ -13,7 +13,6 @@ from importlib.util import find_spec
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError
 from torch import library, nn
 
 from ssdkern.checkpoint import atomic_write, load_model
@@ -178,7 +177,7 @@ def main(argv=None):
             raise ValueError(f"want --output ending in .onnx or .pt2, got {args.output}")
         model, info = load_model(args.weights)
         write(model, args.output, nms=args.nms, class_names=info["class_names"])
-    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
+    except (OSError, ValueError, RuntimeError) as error:
         print(f"ssdkern export: {error}", file=sys.stderr)
         return 1
     print(f"wrote {args.output}")

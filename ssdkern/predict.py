@@ -12,7 +12,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from safetensors import SafetensorError
 
 from ssdkern.checkpoint import load_model
 from ssdkern.data import EvalTransform, Sample, open_image
@@ -161,7 +160,7 @@ def main(argv=None):
                 print(f"skipped: {row['error']}", file=sys.stderr)
             else:
                 print(f"{row['file']}: {_summary(row['detections'])} -> {row['picture']}")
-    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
+    except (OSError, ValueError, RuntimeError) as error:
         print(f"ssdkern predict: {error}", file=sys.stderr)
         return 1
     print(f"wrote {os.path.join(args.output, 'predictions.json')}")
